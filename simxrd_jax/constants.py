@@ -1,0 +1,45 @@
+"""Host and device. Physical constants and emission lines, each with its source and unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# CODATA 2018; h, k exact in the SI since 2019.
+PLANCK = 6.62607015e-34  # J s
+BOLTZMANN = 1.380649e-23  # J/K
+ATOMIC_MASS = 1.66053906660e-27  # kg
+HC_KEV_ANGSTROM = 12.398419843320026  # keV A; lambda[A] = hc / E[keV]
+
+
+@dataclass(frozen=True)
+class Radiation:
+    """Emission lines of a source: wavelengths in A (primary line first) and their relative intensities."""
+
+    name: str
+    wavelength: tuple[float, ...]
+    weight: tuple[float, ...]
+
+    @property
+    def mean_wavelength(self) -> float:
+        """Intensity-weighted mean. [A]"""
+        return sum(w * x for w, x in zip(self.weight, self.wavelength, strict=True)) / sum(self.weight)
+
+
+# K-alpha1, K-alpha2 of Cu: 1.540593 and 1.544427 A (Hoelzer et al. 1997, Phys. Rev. A 56, 4554, peak positions on the
+# scale of NIST SRM certificates). The other elements: International Tables for Crystallography C (2004), table 4.2.2.4.
+# K-alpha2/K-alpha1 = 0.5 before a monochromator.
+_DOUBLETS = {
+    "Cr": (2.289726, 2.293651),
+    "Fe": (1.936041, 1.939973),
+    "Co": (1.788996, 1.792835),
+    "Cu": (1.540593, 1.544427),
+    "Mo": (0.7093171, 0.713607),
+    "Ag": (0.5594218, 0.5638131),
+}
+RADIATIONS = {
+    **{f"{e}Ka": Radiation(f"{e}Ka", lines, (1.0, 0.5)) for e, lines in _DOUBLETS.items()},
+    **{f"{e}Ka1": Radiation(f"{e}Ka1", lines[:1], (1.0,)) for e, lines in _DOUBLETS.items()},
+    **{f"{e}Ka2": Radiation(f"{e}Ka2", lines[1:], (1.0,)) for e, lines in _DOUBLETS.items()},
+    # The single Cu line of the SimXRD-4M patterns, the mean of the doublet.
+    "SimXRD": Radiation("SimXRD", (1.54184,), (1.0,)),
+}

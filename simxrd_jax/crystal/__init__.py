@@ -1,0 +1,1 @@
+"""Symmetry, reflections, scattering factors and the assembly of `Crystal`."""

@@ -1,0 +1,103 @@
+"""Device zone. The lattice and its metric: strain, volume, and 1/d^2 = h^T G^-1 h, always from the traced cell.
+
+Every number that depends on the cell is computed here from the lattice vectors, so gradients reach the cell from each of
+them. The reciprocal metric is written out by cofactors: a library inverse of a 3 x 3 matrix pivots, which is slower in a
+batch and no more accurate for the metric of a real crystal.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+from simxrd_jax.types import Specimen
+
+REFERENCE_TEMPERATURE = 293.15  # K; where a cell parameter without a stated temperature is taken to hold
+
+
+def deformed_lattice(lattice: Float[Array, "3 3"], specimen: Specimen) -> Float[Array, "3 3"]:
+    """Lattice under the specimen's strain and thermal expansion: A' = (1 + e)(1 + alpha (T - 293.15 K)) A.
+
+    Args:
+      lattice: rows are a, b, c. [A]
+      specimen: `strain` (general 3 x 3 tensor; its antisymmetric part only turns the crystal), `thermal_expansion`.
+
+    Returns:
+      Rows of the deformed lattice. [A]
+    """
+    strain = jnp.asarray(specimen.strain, dtype=lattice.dtype)
+    strained = lattice + _matmul(lattice, strain.T)
+    if specimen.thermal_expansion is None or specimen.temperature is None:
+        return strained
+    return strained * (1.0 + specimen.thermal_expansion * (specimen.temperature - REFERENCE_TEMPERATURE))
+
+
+def metric(lattice: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
+    """Metric tensor G_ij = a_i . a_j. [A^2]"""
+    return _matmul(lattice, lattice.T)
+
+
+def laue_average(metric_tensor: Float[Array, "3 3"], rotations: Int[Array, "op 3 3"]) -> Float[Array, "3 3"]:
+    """The part of a metric that keeps the Laue class: G = mean over R of R^T G R (the Reynolds operator).
+
+    A strain that would split orbits is projected on the strains that do not; a metric that already has the symmetry is
+    returned unchanged (to rounding).
+    """
+    r = rotations.astype(metric_tensor.dtype)
+    return jnp.mean(jnp.einsum("oki,kl,olj->oij", r, metric_tensor, r, precision="highest"), axis=0)
+
+
+def reciprocal_metric(metric_tensor: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
+    """G* = G^-1, by cofactors. [1/A^2]"""
+    g = metric_tensor
+    cofactors = jnp.stack([jnp.cross(g[1], g[2]), jnp.cross(g[2], g[0]), jnp.cross(g[0], g[1])])
+    return cofactors / jnp.sum(g[0] * cofactors[0])
+
+
+def volume(metric_tensor: Float[Array, "3 3"]) -> Float[Array, ""]:
+    """Cell volume, sqrt(det G). [A^3]"""
+    g = metric_tensor
+    return jnp.sqrt(jnp.sum(g[0] * jnp.cross(g[1], g[2])))
+
+
+def inverse_d_squared(reciprocal: Float[Array, "3 3"], hkl: Num[Array, "hkl 3"]) -> Float[Array, " hkl"]:
+    """1/d^2 = h^T G* h. [1/A^2]
+
+    Written as a sum of six products instead of a matrix product, so that an accelerator's reduced-precision matrix unit
+    never touches a peak position.
+    """
+    h, k, l = (hkl[:, i].astype(reciprocal.dtype) for i in range(3))
+    g = reciprocal
+    return (
+        h * h * g[0, 0] + k * k * g[1, 1] + l * l * g[2, 2]
+        + 2.0 * (k * l * g[1, 2] + h * l * g[0, 2] + h * k * g[0, 1])
+    )  # fmt: skip
+
+
+def cell_to_lattice(lengths: Float[Array, "3"], angles: Float[Array, "3"]) -> Float[Array, "3 3"]:
+    """Lattice vectors from cell parameters; a along x, b in the xy plane.
+
+    Args:
+      lengths: a, b, c. [A]
+      angles: alpha, beta, gamma. [deg]
+
+    Returns:
+      Rows a, b, c. [A]
+    """
+    a, b, c = lengths
+    cos_alpha, cos_beta, cos_gamma = jnp.cos(jnp.deg2rad(angles))
+    sin_gamma = jnp.sin(jnp.deg2rad(angles[2]))
+    zero = jnp.zeros_like(a)
+    c_y = (cos_alpha - cos_beta * cos_gamma) / sin_gamma
+    c_z = jnp.sqrt(1.0 - cos_beta**2 - c_y**2)
+    return jnp.stack(
+        [
+            jnp.stack([a, zero, zero]),
+            jnp.stack([b * cos_gamma, b * sin_gamma, zero]),
+            jnp.stack([c * cos_beta, c * c_y, c * c_z]),
+        ]
+    )
+
+
+def _matmul(x: Float[Array, "3 3"], y: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
+    return jnp.einsum("ij,jk->ik", x, y, precision="highest")

@@ -1,0 +1,368 @@
+"""Device zone. FFT peak sum: sticks spread on a grid, kernels multiplied in Fourier space at a few width nodes.
+
+Why: a dense sum costs peaks times points; this one costs a handful of transforms, whatever the number of peaks, because
+isotropic widths are smooth functions of the Bragg angle. The steps, and what limits each:
+
+1. Nodes. K Bragg angles, spaced so that widths and axial shift change by equal parts of the local peak width from one to
+   the next. A stick goes to the four nearest nodes with cubic Lagrange weights (error ~ the fourth power of that part).
+2. Spreading. Each share is spread over neighbouring fine-grid points with a B-spline (order 4 or 6), whose transform is
+   divided out. The aliases left are (f/(1-f))^order of the kernel at frequency f (cycles per fine point).
+3. Kernel. At each node the exact transform of the Voigt (or pseudo-Voigt) profile, the slit and the axial divergence.
+   Frequencies beyond the fine grid's Nyquist limit are missing: exp(-pi oversampling L/2) for a Lorentzian of L points.
+4. Sampling. The fine spectrum is folded onto the grid's own frequencies, so the inverse transform has the grid's length
+   whatever the oversampling: exact sampling of the fine pattern.
+5. Tails. The transform is periodic. The difference between a Lorentzian and its periodic image is smooth inside the
+   window, so it is evaluated at a few Chebyshev points and interpolated; peaks beyond the padding enter here alone.
+
+Peaks narrower than MIN_FWHM_POINTS grid points are returned with a Gaussian added that brings them up to 0.7 to 1 times
+that width: they keep their area and position, and nothing rings. `python -m experiments.peak_sum_accuracy` prints the error
+against the dense sum, values and gradients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.fft
+from jax import lax
+from jaxtyping import Array, Complex, Float, Int
+
+from simxrd_jax.diffraction.axial_divergence import axial_points
+from simxrd_jax.diffraction.profiles import tch_parameters
+from simxrd_jax.diffraction.settings import Accuracy, Settings
+from simxrd_jax.diffraction.widths import PeakShape, peak_shape, voigt_fwhm
+from simxrd_jax.errors import InputError
+from simxrd_jax.numerics import DEGREE, FWHM_PER_SIGMA, constant
+from simxrd_jax.types import Grid, Instrument, PeakList, Specimen
+
+# Peaks below this FWHM get a Gaussian floor; 2.5 points is where the accuracy is still promised.
+MIN_FWHM_POINTS = 2.5
+# Padding on each side of the window as a share of its length: far enough that the wrapped tails seen inside are smooth.
+PADDING_SHARE = 0.045
+MIN_PADDING_POINTS = 48
+# Points of the table that places the nodes.
+NODE_TABLE_POINTS = 96
+# Share of the node density that is uniform in 2theta, so that constant widths still get spread nodes.
+UNIFORM_NODE_SHARE = 0.15
+# Bragg angles at which nodes may stand: widths diverge at 180 deg, axial divergence at 0.
+NODE_RANGE = (0.5, 176.0)
+# Frequencies are m = PHASE_BLOCK a + b, so that axial phases are products of two short tables.
+PHASE_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Host-made constants of a transform: lengths in points, frequencies in cycles per grid point."""
+
+    size: int
+    padding: int
+    native: int
+    fine: int
+    taps: int
+    frequency: np.ndarray
+    inverse_spline: np.ndarray
+    tail_points: np.ndarray
+    tail_interpolation: np.ndarray
+
+
+@lru_cache(maxsize=32)
+def _make_plan(size: int, accuracy: Accuracy) -> _Plan:
+    padding = max(MIN_PADDING_POINTS, int(np.ceil(PADDING_SHARE * size)))
+    native = _even_fast_length(size + 2 * padding)
+    padding = (native - size) // 2
+    fine = native if accuracy.oversampling == 1 else _even_fast_length(int(np.ceil(native * accuracy.oversampling)))
+    harmonics = np.arange(fine // 2 + 1)
+    spline = np.sinc(harmonics / fine) ** accuracy.spline_taps
+    nodes = 0.5 * (1.0 - np.cos((2 * np.arange(accuracy.tail_nodes) + 1) * np.pi / (2 * accuracy.tail_nodes)))
+    return _Plan(
+        size=size,
+        padding=padding,
+        native=native,
+        fine=fine,
+        taps=accuracy.spline_taps,
+        frequency=harmonics / native,
+        inverse_spline=1.0 / spline,
+        tail_points=nodes * (size - 1),
+        tail_interpolation=_chebyshev_interpolation(accuracy.tail_nodes, size),
+    )
+
+
+def _even_fast_length(target: int) -> int:
+    length = scipy.fft.next_fast_len(target, real=True)
+    while length % 2:
+        length = scipy.fft.next_fast_len(length + 1, real=True)
+    return length
+
+
+def _chebyshev_interpolation(nodes: int, size: int) -> np.ndarray:
+    """Matrix [nodes, size] from values at first-kind Chebyshev nodes of [0, 1] to `size` even points of it."""
+    angles = (2 * np.arange(nodes) + 1) * np.pi / (2 * nodes)
+    orders = np.arange(nodes)
+    analysis = 2.0 / nodes * np.cos(np.outer(orders, angles))
+    analysis[0] *= 0.5
+    points = np.arccos(np.clip(1.0 - 2.0 * np.arange(size) / max(size - 1, 1), -1.0, 1.0))
+    return analysis.T @ np.cos(np.outer(orders, points))
+
+
+def fft_sum(
+    peaks: PeakList, specimen: Specimen, instrument: Instrument, grid: Grid, settings: Settings
+) -> Float[Array, " point"]:
+    """Sum of peaks by FFT at width nodes; arguments and result as `peak_sum`.
+
+    Raises:
+      InputError: the grid is not uniform.
+    """
+    if grid.start is None or grid.step is None:
+        raise InputError("the FFT peak sum needs evenly spaced points; use the dense or windowed sum for a grid with gaps or segments")
+    plan = _make_plan(grid.size, settings.accuracy)
+    nodes = _node_angles(grid, plan, instrument, specimen, settings.accuracy.nodes)
+    spectrum = jnp.zeros((), dtype=jnp.result_type(peaks.intensity, 1j))
+    if instrument.line_fwhm is None:
+        spectrum = _group_spectrum(peaks, nodes, None, specimen, instrument, grid, settings, plan)
+    else:
+        # Natural widths differ from line to line, so each line has kernels of its own.
+        for line in range(peaks.two_theta.shape[0]):
+            one = jax.tree.map(lambda v: v[line : line + 1], peaks)  # noqa: B023
+            spectrum = spectrum + _group_spectrum(one, nodes, line, specimen, instrument, grid, settings, plan)
+    periodic = jnp.fft.irfft(_fold(spectrum, plan), n=plan.native)
+    window = lax.slice_in_dim(periodic, plan.padding, plan.padding + plan.size)
+    return (window + _tails(peaks, specimen, instrument, grid, settings, plan)) / grid.step
+
+
+def _node_angles(grid: Grid, plan: _Plan, instrument: Instrument, specimen: Specimen, count: int) -> Float[Array, " node"]:
+    """Bragg angles of the nodes, over the window and its padding. [deg]
+
+    Where nodes stand is a choice of discretisation, so no gradient flows through it; kernels at the nodes are
+    differentiated in full.
+    """
+    specimen, instrument = lax.stop_gradient((specimen, instrument))
+    margin = plan.padding * grid.step
+    shift = jnp.asarray(instrument.zero_shift)
+    low = jnp.clip(grid.start - margin - shift, *NODE_RANGE)
+    high = jnp.clip(grid.start + grid.step * (grid.size - 1) + margin - shift, *NODE_RANGE)
+    fraction = constant(np.linspace(0.0, 1.0, NODE_TABLE_POINTS), low)
+    table = low + (high - low) * fraction
+    sine = jnp.sin(0.5 * DEGREE * table)
+    shape = _mean_line_shape(sine, instrument, specimen)
+    width = voigt_fwhm(shape)
+    change = jnp.abs(jnp.diff(FWHM_PER_SIGMA * shape.sigma)) + jnp.abs(jnp.diff(2.0 * shape.hwhm_lorentz))
+    if instrument.axial_source is not None and instrument.axial_detector is not None:
+        opening = instrument.axial_source + instrument.axial_detector
+        reach = jnp.rad2deg(0.5 * opening**2 / jnp.tan(DEGREE * jnp.clip(table, 1.0, 179.0)))
+        change = change + jnp.abs(jnp.diff(reach))
+    # Widths are compared with at least two grid points: finer structure than that is not on the grid.
+    change = change / jnp.maximum(0.5 * (width[1:] + width[:-1]), 2.0 * grid.step)
+    total = jnp.sum(change)
+    floor = (UNIFORM_NODE_SHARE * total + 1e-3) / (NODE_TABLE_POINTS - 1)
+    cumulative = jnp.concatenate([jnp.zeros(1, dtype=table.dtype), jnp.cumsum(change + floor)])
+    return jnp.interp(constant(np.linspace(0.0, 1.0, count), table) * cumulative[-1], cumulative, table)
+
+
+def _mean_line_shape(sine: Float[Array, " peak"], instrument: Instrument, specimen: Specimen) -> PeakShape:
+    """Peak widths at the strongest line's natural width, for placing nodes."""
+    if instrument.line_fwhm is None:
+        return peak_shape(sine, instrument, specimen)
+    return peak_shape(sine, instrument, specimen, jnp.max(instrument.line_fwhm), jnp.min(instrument.wavelength))
+
+
+def _group_spectrum(
+    peaks: PeakList,
+    nodes: Float[Array, " node"],
+    line: int | None,
+    specimen: Specimen,
+    instrument: Instrument,
+    grid: Grid,
+    settings: Settings,
+    plan: _Plan,
+) -> Complex[Array, " frequency"]:
+    """Fine spectrum of the peaks that share one set of kernels: all lines, or the one with index `line`."""
+    position = (peaks.two_theta.ravel() - grid.start) / grid.step
+    bragg, intensity = peaks.bragg_two_theta.ravel(), peaks.intensity.ravel()
+    inside = _inside(position, plan)
+    position = jnp.where(inside, position, 0.0)
+    first_node, node_weights = _lagrange_weights(bragg, nodes)
+    fine_position = (position + plan.padding) * (plan.fine / plan.native)
+    cell = jnp.floor(lax.stop_gradient(fine_position)).astype(jnp.int32)
+    taps = _spline_weights(fine_position - cell, plan.taps)
+    share = jnp.where(inside, intensity, 0.0)[:, None] * node_weights
+    updates = share[:, :, None] * taps[:, None, :]
+    row = first_node[:, None] + jnp.arange(4)
+    rows = _scatter_rows(updates, row, cell - (plan.taps // 2 - 1), nodes.shape[0], plan.fine)
+    kernels = _kernels(nodes, line, specimen, instrument, grid, settings, plan)
+    return jnp.sum(jnp.fft.rfft(rows) * kernels, axis=0) * constant(plan.inverse_spline, share)
+
+
+def _inside(position: Float[Array, " peak"], plan: _Plan) -> Array:
+    """Whether a peak stands in the window or its padding, with room for the spline. [points from the first]"""
+    room = plan.padding - plan.taps
+    return (position >= -room) & (position <= plan.size - 1 + room)
+
+
+def _scatter_rows(
+    updates: Float[Array, "peak four tap"], row: Int[Array, "peak four"], column: Int[Array, " peak"], rows: int, columns: int
+) -> Float[Array, "node fine"]:
+    """Adds each peak's stretch of `tap` values to its four rows."""
+    indices = jnp.stack([row, jnp.broadcast_to(column[:, None], row.shape)], axis=-1)
+    dimensions = lax.ScatterDimensionNumbers(
+        update_window_dims=(2,), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0, 1)
+    )
+    start = jnp.zeros((rows, columns), dtype=updates.dtype)
+    return lax.scatter_add(start, indices, updates, dimensions, mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS)
+
+
+def _lagrange_weights(
+    angle: Float[Array, " peak"], nodes: Float[Array, " node"]
+) -> tuple[Int[Array, " peak"], Float[Array, "peak four"]]:
+    """First of the four nodes around each angle and their cubic Lagrange weights (which sum to 1)."""
+    last = nodes.shape[0] - 4
+    # The second of four nodes is the last one not above the angle; which four is discrete, the weights are not.
+    below = jnp.sum(lax.stop_gradient(angle)[:, None] >= nodes[None, 1:-2], axis=1)
+    first = jnp.clip(below - 1, 0, last).astype(jnp.int32)
+    stencil = nodes[first[:, None] + jnp.arange(4)]
+    distance = jnp.clip(angle, nodes[0], nodes[-1])[:, None] - stencil
+    weights = []
+    for i in range(4):
+        others = [j for j in range(4) if j != i]
+        numerator = distance[:, others[0]] * distance[:, others[1]] * distance[:, others[2]]
+        gaps = [stencil[:, i] - stencil[:, j] for j in others]
+        weights.append(numerator / (gaps[0] * gaps[1] * gaps[2]))
+    return first, jnp.stack(weights, axis=1)
+
+
+def _spline_weights(t: Float[Array, " peak"], taps: int) -> Float[Array, "peak tap"]:
+    """Values of the uniform B-spline with `taps` pieces at its `taps` grid points around fraction t of a cell.
+
+    Reference: de Boor (1978), A Practical Guide to Splines, ch. X (the recurrence on uniform knots).
+    """
+    weights = [jnp.ones_like(t)]
+    for degree in range(1, taps):
+        saved = jnp.zeros_like(t)
+        raised = []
+        for r in range(degree):
+            part = weights[r] / degree
+            raised.append(saved + (r + 1.0 - t) * part)
+            saved = (t + (degree - r - 1.0)) * part
+        weights = [*raised, saved]
+    return jnp.stack(weights, axis=1)
+
+
+def _kernels(
+    nodes: Float[Array, " node"],
+    line: int | None,
+    specimen: Specimen,
+    instrument: Instrument,
+    grid: Grid,
+    settings: Settings,
+    plan: _Plan,
+) -> Float[Array, "node frequency"] | Complex[Array, "node frequency"]:
+    """Transform of the unit-area profile at each node."""
+    sine = jnp.sin(0.5 * DEGREE * nodes)
+    if line is None:
+        shape = peak_shape(sine, instrument, specimen)
+    else:
+        shape = peak_shape(sine, instrument, specimen, instrument.line_fwhm[line], instrument.wavelength[line])  # type: ignore[index]
+    shape = PeakShape(sigma=shape.sigma / grid.step, hwhm_lorentz=shape.hwhm_lorentz / grid.step)
+    frequency = constant(plan.frequency, shape.sigma)
+    damping = 2.0 * np.pi**2 * frequency**2
+    extra = jnp.square(_floor_sigma(voigt_fwhm(shape)))[:, None] * damping
+    if settings.profile == "voigt":
+        kernel = jnp.exp(
+            -jnp.square(shape.sigma)[:, None] * damping - shape.hwhm_lorentz[:, None] * (2.0 * np.pi * frequency) - extra
+        )
+    else:
+        fwhm, eta = (v[:, None] for v in tch_parameters(shape.sigma, shape.hwhm_lorentz))
+        kernel = jnp.exp(-extra) * (
+            eta * jnp.exp(-np.pi * fwhm * frequency)
+            + (1.0 - eta) * jnp.exp(-jnp.square(fwhm / FWHM_PER_SIGMA) * damping)
+        )
+    if instrument.slit_width is not None:
+        kernel = kernel * jnp.sinc(instrument.slit_width / grid.step * frequency)
+    if instrument.axial_source is not None and instrument.axial_detector is not None:
+        kernel = kernel * _axial_transform(nodes, instrument, grid, settings.accuracy.axial_points, plan)
+    return kernel
+
+
+def _floor_sigma(fwhm: Float[Array, " node"]) -> Float[Array, " node"]:
+    """Standard deviation of the Gaussian added to peaks under MIN_FWHM_POINTS, 0 with derivative 0 above. [points]
+
+    The square of the width, u in units of the floor's, becomes (1 + u^2)/2 for u < 1: monotonic, continuous with its slope.
+    """
+    u = jnp.minimum(jnp.square(fwhm / MIN_FWHM_POINTS), 1.0)
+    deficit = 0.5 * jnp.square(1.0 - u)
+    narrow = deficit > 0
+    return jnp.where(narrow, jnp.sqrt(jnp.where(narrow, deficit, 1.0)), 0.0) * (MIN_FWHM_POINTS / FWHM_PER_SIGMA)
+
+
+def _axial_transform(
+    nodes: Float[Array, " node"], instrument: Instrument, grid: Grid, points: int, plan: _Plan
+) -> Complex[Array, "node frequency"]:
+    """Transform of the axial divergence function at each node, sum of w exp(-2 pi i f shift).
+
+    With m = PHASE_BLOCK a + b the phase is a product of one factor for a and one for b, so the sum over quadrature points
+    is a small matrix product and only (M/PHASE_BLOCK + PHASE_BLOCK) sines a point are taken.
+    """
+    shift, weight = axial_points(nodes, instrument.axial_source, instrument.axial_detector, points)  # type: ignore[arg-type]
+    cycles = shift / (grid.step * plan.native)  # per harmonic
+    count = plan.fine // 2 + 1
+    blocks = -(-count // PHASE_BLOCK)
+    coarse = _phase(cycles[:, None, :] * constant(np.arange(blocks) * PHASE_BLOCK, cycles)[:, None])
+    fine = _phase(cycles[:, None, :] * constant(np.arange(PHASE_BLOCK), cycles)[:, None])
+    product = jnp.einsum("kap,kbp->kab", coarse * weight[:, None, :], fine, precision="highest")
+    return product.reshape(nodes.shape[0], -1)[:, :count]
+
+
+def _phase(cycles: Float[Array, "*shape"]) -> Complex[Array, "*shape"]:
+    angle = -2.0 * np.pi * (cycles - jnp.round(cycles))
+    return jnp.cos(angle) + 1j * jnp.sin(angle)
+
+
+def _fold(spectrum: Complex[Array, " frequency"], plan: _Plan) -> Complex[Array, " native"]:
+    """Spectrum of the fine pattern sampled at grid points: harmonics above the grid's Nyquist limit alias below it."""
+    if plan.fine == plan.native:
+        return spectrum
+    half = plan.native // 2
+    low, high = spectrum[: half + 1], spectrum[half + 1 : plan.fine // 2]
+    # Harmonic m > half aliases to native - m with the conjugate value; the Nyquist harmonic meets its own mirror image.
+    low = low.at[half].add(jnp.conj(low[half]))
+    aliased = jnp.conj(high[::-1])
+    return low.at[half - aliased.shape[0] : half].add(aliased)
+
+
+def _tails(
+    peaks: PeakList, specimen: Specimen, instrument: Instrument, grid: Grid, settings: Settings, plan: _Plan
+) -> Float[Array, " point"]:
+    """What periodic tails get wrong, per grid point: the Lorentzian minus its periodic sum for peaks in the window and its
+    padding, the whole Lorentzian for peaks beyond. Gaussian parts do not reach that far."""
+    sine = jnp.sin(0.5 * DEGREE * peaks.bragg_two_theta)
+    line = None if instrument.line_fwhm is None else jnp.asarray(instrument.line_fwhm)[:, None]
+    shape = peak_shape(sine, instrument, specimen, line, jnp.asarray(instrument.wavelength)[:, None])
+    strength, gamma = peaks.intensity, shape.hwhm_lorentz
+    if settings.profile == "tch":
+        fwhm, eta = tch_parameters(shape.sigma, shape.hwhm_lorentz)
+        strength, gamma = strength * eta, 0.5 * fwhm
+    gamma = (gamma / grid.step).ravel()
+    strength = strength.ravel()
+    position = ((peaks.two_theta - grid.start) / grid.step).ravel()
+    inside = _inside(position, plan)
+    points = constant(plan.tail_points, position)[:, None]
+    offset = points - position
+    # Peaks far outside must not come close to the points: their distance is at least the padding by construction.
+    lorentz = gamma / (np.pi * (jnp.square(offset) + jnp.square(gamma) + TINY_AREA))
+    angle = np.pi * offset / plan.native
+    a = np.pi * gamma / plan.native
+    sine_hyperbolic = jnp.sinh(jnp.minimum(a, 40.0))
+    cosine_hyperbolic = jnp.cosh(jnp.minimum(a, 40.0))
+    periodic = sine_hyperbolic * cosine_hyperbolic / (
+        plan.native * (jnp.square(sine_hyperbolic) + jnp.square(jnp.sin(angle)) + TINY_AREA * (np.pi / plan.native) ** 2)
+    )
+    difference = jnp.where(inside, lorentz - periodic, lorentz)
+    coarse = jnp.sum(strength * difference, axis=1)
+    return jnp.einsum("t,tp->p", coarse, constant(plan.tail_interpolation, coarse), precision="highest")
+
+
+# Regularises the Lorentzian and its periodic sum alike at zero width on a Chebyshev point. [points^2]
+TINY_AREA = 1e-4

@@ -1,0 +1,71 @@
+"""Host zone. Discrete choices of the forward model: hashable, static under jit.
+
+The accuracy is a named setting of one code path, not a second path. Both rows of numbers were chosen with
+`python -m experiments.peak_sum_accuracy`, which prints the error of the FFT sum against the dense sum over grain size,
+microstrain, range and width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+PEAK_SUMS = ("dense", "windowed", "fft")
+PROFILE_NAMES = ("voigt", "tch")
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How finely the FFT sum is discretised.
+
+    Attributes:
+      nodes: width nodes along 2theta between which kernels are interpolated (cubic Lagrange).
+      oversampling: fine grid points per grid point.
+      spline_taps: grid points over which a stick is spread (4: cubic, 6: quintic B-spline).
+      tail_nodes: Chebyshev nodes of the correction for the periodic Lorentzian tails.
+      axial_points: quadrature points on each side of the kink of the axial divergence function, in every sum.
+    """
+
+    nodes: int
+    oversampling: float
+    spline_taps: int
+    tail_nodes: int
+    axial_points: int
+
+    def __post_init__(self) -> None:
+        if self.nodes < 4 or self.spline_taps % 2 or self.oversampling < 1:
+            raise ValueError("an Accuracy needs at least 4 nodes, an even number of spline taps and oversampling of at least 1")
+
+
+TRAINING = Accuracy(nodes=8, oversampling=1.0, spline_taps=4, tail_nodes=16, axial_points=8)
+REFINEMENT = Accuracy(nodes=24, oversampling=2.0, spline_taps=6, tail_nodes=32, axial_points=24)
+ACCURACIES = {"training": TRAINING, "refinement": REFINEMENT}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Static choices of `simulate`.
+
+    Attributes:
+      peak_sum: "dense" (truth), "windowed" (each peak on its own stretch of the grid) or "fft" (fast, uniform grids).
+      profile: "voigt" (exact) or "tch" (Thompson-Cox-Hastings pseudo-Voigt).
+      accuracy: discretisation of the FFT sum.
+      split_orbits: whether a strain that breaks the crystal class splits orbits into their members; otherwise the metric is
+        averaged over the Laue group, so that only the part of the strain that keeps the class acts.
+      window: points of a peak's stretch in the windowed sum.
+      slit_points: Gauss-Legendre points of a receiving slit in the dense and windowed sums.
+      chunk: peaks evaluated at once in the dense and windowed sums (memory against speed).
+    """
+
+    peak_sum: str = "fft"
+    profile: str = "voigt"
+    accuracy: Accuracy = field(default=REFINEMENT)
+    split_orbits: bool = False
+    window: int = 1024
+    slit_points: int = 8
+    chunk: int = 64
+
+    def __post_init__(self) -> None:
+        if self.peak_sum not in PEAK_SUMS:
+            raise ValueError(f"unknown peak sum {self.peak_sum!r}; choose one of {', '.join(PEAK_SUMS)}")
+        if self.profile not in PROFILE_NAMES:
+            raise ValueError(f"unknown profile {self.profile!r}; choose one of {', '.join(PROFILE_NAMES)}")

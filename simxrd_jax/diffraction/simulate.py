@@ -1,0 +1,169 @@
+"""Device zone. The forward model: one pure function from crystal, reflections, specimen, instrument and grid to a pattern.
+
+    cell -> structure factors -> corrections -> positions, widths -> peak sum -> background
+
+`jit`, `vmap`, `grad` and `jacfwd` all work on `simulate`; `settings` is static. Nothing is scaled: a pattern's unit is
+(electrons^2/A^6) per degree, times `specimen.scale`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from simxrd_jax.crystal import cell
+from simxrd_jax.crystal.structure_factor import amplitudes, cell_mass, powder_f_squared
+from simxrd_jax.diffraction.background import background as background_curve
+from simxrd_jax.diffraction.corrections import cylinder_absorption, lorentz_polarization
+from simxrd_jax.diffraction.geometry import observed_two_theta, sin_theta
+from simxrd_jax.diffraction.peak_sum import peak_sum
+from simxrd_jax.diffraction.settings import Settings
+from simxrd_jax.diffraction.texture import orbit_march_dollase
+from simxrd_jax.types import Background, Crystal, Grid, Instrument, Pattern, PeakList, Phase, ReflectionList, Specimen
+
+
+def peak_list(
+    crystal: Crystal,
+    reflections: ReflectionList,
+    specimen: Specimen,
+    instrument: Instrument,
+    f_squared: Float[Array, " hkl"] | None = None,
+    split_orbits: bool = False,
+) -> PeakList:
+    """Positions and integrated intensities of all peaks.
+
+    I = scale m <|F|^2> exp(-2 B s^2) LP texture absorption / V^2, times each emission line's share.
+
+    Args:
+      crystal, reflections: one structure.
+      specimen, instrument: conditions.
+      f_squared: cached |F|^2 of each unique reflection with the crystal's own displacement factors, in place of the sum
+        over atoms.
+      split_orbits: take each orbit member at its own d (a strain that breaks the class); otherwise the strained metric is
+        averaged over the Laue group, which leaves a symmetric cell as it is.
+
+    Returns:
+      Peaks [line, hkl] ([line, member] with split orbits).
+    """
+    lattice = cell.deformed_lattice(crystal.lattice, specimen)
+    metric = cell.metric(lattice)
+    texture_factor = specimen.texture_factor
+    if split_orbits:
+        orbit = reflections.member_reflection
+        f_squared = None if f_squared is None else f_squared[orbit]
+        texture_factor = None if texture_factor is None else texture_factor[orbit]
+        reflections = _members_as_reflections(reflections)
+    else:
+        metric = cell.laue_average(metric, reflections.laue_rotations)
+    reciprocal = cell.reciprocal_metric(metric)
+    s_squared = cell.inverse_d_squared(reciprocal, reflections.hkl) / 4.0
+    if f_squared is None:
+        f_squared = powder_f_squared(*amplitudes(crystal, reflections.hkl, s_squared, reciprocal, specimen))
+    intensity = specimen.scale * reflections.multiplicity * f_squared * jnp.exp(-2.0 * specimen.biso * s_squared)
+    intensity = intensity / jnp.square(cell.volume(metric))
+    if specimen.march_dollase is not None:
+        intensity = intensity * orbit_march_dollase(reflections, specimen.texture_axis, specimen.march_dollase, reciprocal)
+    if texture_factor is not None:
+        intensity = intensity * texture_factor
+
+    wavelength = jnp.asarray(instrument.wavelength, dtype=intensity.dtype)[:, None]
+    share = jnp.asarray(instrument.line_weight, dtype=intensity.dtype)
+    share = (share / jnp.sum(share))[:, None]
+    sine, reached = sin_theta(s_squared[None, :], wavelength)
+    per_line = share * intensity * lorentz_polarization(sine, instrument)
+    if specimen.absorption_mu_r is not None:
+        per_line = per_line * cylinder_absorption(sine, specimen.absorption_mu_r)
+    return PeakList(
+        two_theta=observed_two_theta(sine, instrument),
+        bragg_two_theta=jnp.rad2deg(2.0 * jnp.arcsin(sine)),
+        intensity=jnp.where(reached, per_line, 0.0),
+    )
+
+
+def _members_as_reflections(reflections: ReflectionList) -> ReflectionList:
+    """The same reflections with every orbit member listed for itself, for a strain that splits orbits."""
+    return reflections.replace(  # pyright: ignore[reportAttributeAccessIssue]
+        hkl=reflections.member_hkl,
+        multiplicity=reflections.member_count,
+        member_reflection=jnp.arange(reflections.member_hkl.shape[0]),
+    )
+
+
+def bragg_pattern(phase: Phase, instrument: Instrument, grid: Grid, settings: Settings) -> Float[Array, " point"]:
+    """The Bragg peaks of one phase on a grid, without background. [intensity per degree]"""
+    specimen = phase.specimen
+    peaks = peak_list(phase.crystal, phase.reflections, specimen, instrument, phase.f_squared, settings.split_orbits)
+    return peak_sum(peaks, specimen, instrument, grid, settings)
+
+
+def simulate(
+    crystal: Crystal,
+    reflections: ReflectionList,
+    specimen: Specimen,
+    instrument: Instrument,
+    grid: Grid,
+    background: Background | None = None,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    f_squared: Float[Array, " hkl"] | None = None,
+) -> Pattern:
+    """The powder pattern of one phase.
+
+    Args:
+      crystal, reflections: one structure, padded or not; batch it with `jax.vmap`.
+      specimen, instrument: conditions; every floating leaf is differentiable.
+      grid: points.
+      background: or None.
+      settings: static choices (peak sum, profile, accuracy, orbit splitting).
+      f_squared: cached |F|^2, see `peak_list`.
+
+    Returns:
+      Pattern without noise (`add_noise` makes a measurement of it).
+    """
+    phase = Phase(crystal=crystal, reflections=reflections, specimen=specimen, f_squared=f_squared)
+    return _with_background(bragg_pattern(phase, instrument, grid, settings), grid, background)
+
+
+def simulate_mixture(
+    phases: Sequence[Phase],
+    mass_fraction: Float[Array, " phase"],
+    instrument: Instrument,
+    grid: Grid,
+    background: Background | None = None,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
+) -> Pattern:
+    """The pattern of a mixture whose mass fractions are given.
+
+    Each phase is scaled by its irradiated volume per cell mass, S' = w V/(Z M), with the intensities' own 1/V^2; phases
+    are never scaled to their maximum. The fractions are normalised to sum 1.
+
+    Args:
+      phases: each with its own specimen; its `scale` multiplies S'.
+      mass_fraction: w of each phase.
+
+    Returns:
+      Pattern without noise.
+
+    Reference: Hill & Howard (1987), J. Appl. Cryst. 20, 467 (whose S is S'/V^2).
+    """
+    fraction = jnp.asarray(mass_fraction)
+    fraction = fraction / jnp.sum(fraction)
+    total = jnp.zeros((), dtype=jnp.result_type(phases[0].crystal.lattice))
+    for i, phase in enumerate(phases):
+        metric = cell.metric(cell.deformed_lattice(phase.crystal.lattice, phase.specimen))
+        if not settings.split_orbits:
+            metric = cell.laue_average(metric, phase.reflections.laue_rotations)
+        weight = fraction[i] * cell.volume(metric) / cell_mass(phase.crystal)
+        total = total + weight * bragg_pattern(phase, instrument, grid, settings)
+    return _with_background(total, grid, background)
+
+
+def _with_background(peaks: Float[Array, " point"], grid: Grid, parts: Background | None) -> Pattern:
+    two_theta = jnp.asarray(grid.two_theta, dtype=peaks.dtype)
+    curve = jnp.zeros_like(peaks)
+    if parts is not None:
+        curve = background_curve(parts, two_theta)
+        if parts.relative:
+            curve = curve * jnp.max(peaks)
+    return Pattern(two_theta=two_theta, intensity=peaks + curve, peaks=peaks, background=curve)

@@ -1,0 +1,56 @@
+"""Device zone. Preferred orientation.
+
+March-Dollase is averaged over the members of each orbit: reflections that share a d-spacing make different angles with
+the texture axis, and taking one representative is wrong by up to the whole correction.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from simxrd_jax.numerics import safe_divide
+from simxrd_jax.types import ReflectionList, Scalar
+
+
+def march_dollase(
+    cos_squared: Float[Array, " member"], r: Scalar
+) -> Float[Array, " member"]:
+    """Pole density (r^2 cos^2 a + sin^2 a / r)^(-3/2) at the angle a between plane normal and texture axis.
+
+    Its mean over the sphere is 1 for every r > 0; r = 1 gives 1.
+
+    Reference: Dollase (1986), J. Appl. Cryst. 19, 267, eq. 4.
+    """
+    return (r**2 * cos_squared + (1.0 - cos_squared) / r) ** -1.5
+
+
+def cos_squared_to_axis(
+    hkl: Num[Array, "member 3"], axis: Num[Array, "3"], reciprocal: Float[Array, "3 3"]
+) -> Float[Array, " member"]:
+    """cos^2 of the angle between plane normals and the normal of the plane `axis`, in the reciprocal metric."""
+    h = hkl.astype(reciprocal.dtype)
+    axis = jnp.asarray(axis, dtype=reciprocal.dtype)
+    g_axis = sum(reciprocal[:, i] * axis[i] for i in range(3))
+    h_axis = sum(h[:, i] * g_axis[i] for i in range(3))
+    h_h = sum(h[:, i] * h[:, j] * reciprocal[i, j] for i in range(3) for j in range(3))
+    return jnp.square(h_axis) / (h_h * jnp.sum(axis * g_axis))
+
+
+def orbit_march_dollase(
+    reflections: ReflectionList, axis: Num[Array, "3"], r: Scalar, reciprocal: Float[Array, "3 3"]
+) -> Float[Array, " hkl"]:
+    """March-Dollase factor of each unique reflection, the mean over its orbit."""
+    density = march_dollase(cos_squared_to_axis(reflections.member_hkl, axis, reciprocal), r)
+    counts = reflections.member_count.astype(density.dtype)
+    size = reflections.hkl.shape[0]
+    total = jax.ops.segment_sum(density * counts, reflections.member_reflection, num_segments=size)
+    return safe_divide(total, reflections.multiplicity.astype(density.dtype))
+
+
+def clipped_normal_factor(
+    normal: Float[Array, " hkl"], below: Scalar, above: Scalar, spread: float = 0.2
+) -> Float[Array, " hkl"]:
+    """SimXRD's "grain orientation": 1 + spread z clipped to [1 - below, 1 + above], for standard normal draws z."""
+    return jnp.clip(1.0 + spread * normal, 1.0 - below, 1.0 + above)

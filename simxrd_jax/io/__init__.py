@@ -1,0 +1,1 @@
+"""Readers and writers of structures, patterns and instruments."""

@@ -1,0 +1,319 @@
+"""Host and device. Presets: named distributions of conditions.
+
+Sampling a preset with a key gives conditions, and conditions give a pattern; both are returned, so that every number
+behind a pattern is known. Each condition draws from its own key, folded from its name: adding one changes no other's draws.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from simxrd_jax.conditions import CONDITIONS, ORIENTATION_DRAWS, build, nearest
+from simxrd_jax.constants import RADIATIONS, Radiation
+from simxrd_jax.diffraction.noise import DRAW_DTYPE, add_noise
+from simxrd_jax.diffraction.settings import TRAINING, Settings
+from simxrd_jax.diffraction.simulate import simulate
+from simxrd_jax.errors import InputError
+from simxrd_jax.types import Crystal, Grid, Pattern, ReflectionList
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Uniform between two bounds."""
+
+    low: float
+    high: float
+
+    def sample(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+        return jax.random.uniform(key, shape, DRAW_DTYPE, self.low, self.high)
+
+    def __str__(self) -> str:
+        return f"uniform {self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """Uniform in the logarithm between two positive bounds."""
+
+    low: float
+    high: float
+
+    def sample(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+        return jnp.exp(jax.random.uniform(key, shape, DRAW_DTYPE, math.log(self.low), math.log(self.high)))
+
+    def __str__(self) -> str:
+        return f"log-uniform {self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Normal distribution cut off at three standard deviations."""
+
+    mean: float
+    sigma: float
+
+    def sample(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+        return self.mean + self.sigma * jax.random.truncated_normal(key, -3.0, 3.0, shape, DRAW_DTYPE)
+
+    def __str__(self) -> str:
+        return f"normal {self.mean:g} +- {self.sigma:g} (within 3 sigma)"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values (numbers or vectors) with equal probability."""
+
+    values: tuple[Any, ...]
+
+    def sample(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+        del shape
+        return jnp.asarray(self.values, dtype=DRAW_DTYPE)[jax.random.randint(key, (), 0, len(self.values))]
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(str(v) for v in self.values)
+
+
+Distribution = Uniform | LogUniform | Normal | Choice
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A distribution of measurement conditions.
+
+    Attributes:
+      name: as in `--preset NAME`.
+      meaning: one line.
+      radiation: emission lines.
+      two_theta: start, stop and step of the preset's grid. [deg]
+      fixed: conditions that do not vary.
+      drawn: conditions that vary.
+      split_orbits: whether strain breaks the crystal class (then orbits split) or is projected on it.
+      max_strain: greatest relative change of a d-spacing, for listing reflections.
+      max_shift: greatest shift of a peak, for listing reflections. [deg]
+    """
+
+    name: str
+    meaning: str
+    radiation: Radiation
+    two_theta: tuple[float, float, float]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    drawn: Mapping[str, Distribution] = field(default_factory=dict)
+    split_orbits: bool = False
+    max_strain: float = 0.0
+    max_shift: float = 0.0
+
+    def grid(self) -> Grid:
+        """The preset's uniform grid."""
+        return Grid.uniform(*self.two_theta)
+
+    def settings(self, **changes: Any) -> Settings:
+        """Static choices for batches: training accuracy and the preset's orbit splitting, with changes."""
+        return replace(Settings(accuracy=TRAINING, split_orbits=self.split_orbits), **changes)
+
+
+def sample(preset: Preset, n_hkl: int, *, key: Key[Array, ""]) -> dict[str, Float[Array, "..."]]:
+    """One draw of every condition of a preset; a batch by `jax.vmap` over keys.
+
+    Args:
+      preset: static.
+      n_hkl: length of the reflection list, for SimXRD's texture (draws of a shorter list are the first of a longer one's).
+      key: typed random key.
+
+    Returns:
+      Name -> value, fixed conditions included. float32.
+    """
+    values = {name: jnp.asarray(value, dtype=DRAW_DTYPE) for name, value in preset.fixed.items()}
+    for name, distribution in preset.drawn.items():
+        values[name] = distribution.sample(_named_key(key, name), CONDITIONS[name].shape)
+    if "orientation_below" in values:
+        values[ORIENTATION_DRAWS] = jax.random.normal(_named_key(key, ORIENTATION_DRAWS), (n_hkl,), DRAW_DTYPE)
+    return values
+
+
+def _named_key(key: Key[Array, ""], name: str) -> Key[Array, ""]:
+    return jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
+
+
+def measure(
+    crystal: Crystal,
+    reflections: ReflectionList,
+    values: Mapping[str, Any],
+    radiation: Radiation,
+    grid: Grid,
+    settings: Settings,
+    f_squared: Float[Array, " hkl"] | None = None,
+    *,
+    key: Key[Array, ""],
+) -> Pattern:
+    """The pattern of one crystal under a set of conditions, with its noise.
+
+    Args:
+      crystal, reflections: one structure.
+      values: conditions by name.
+      radiation: emission lines.
+      grid, settings: static choices.
+      f_squared: cached |F|^2, or None.
+      key: of the noise.
+    """
+    specimen, instrument, background, noise = build(values, radiation)
+    pattern = simulate(crystal, reflections, specimen, instrument, grid, background, settings, f_squared)
+    return pattern.replace(intensity=add_noise(pattern.intensity, noise, key=key))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def simulate_preset(
+    crystal: Crystal,
+    reflections: ReflectionList,
+    preset: Preset,
+    grid: Grid,
+    settings: Settings,
+    f_squared: Float[Array, " hkl"] | None = None,
+    *,
+    key: Key[Array, ""],
+) -> tuple[Pattern, dict[str, Float[Array, "..."]]]:
+    """One sampled pattern of a preset and the conditions behind it; a batch by `jax.vmap` over crystals and keys."""
+    condition_key, noise_key = jax.random.split(key)
+    values = sample(preset, reflections.hkl.shape[0], key=condition_key)
+    return measure(crystal, reflections, values, preset.radiation, grid, settings, f_squared, key=noise_key), values
+
+
+def get_preset(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+      InputError: there is none; the nearest names are offered.
+    """
+    if name not in PRESETS:
+        raise InputError(f"there is no preset {name!r}{nearest(name, PRESETS)}")
+    return PRESETS[name]
+
+
+_SHEARS = ("strain_xy", "strain_xz", "strain_yx", "strain_yz", "strain_zx", "strain_zy")
+_STRETCHES = ("strain_xx", "strain_yy", "strain_zz")
+
+# The published script takes FWHM = 0.888 lambda/(D cos theta), a number of radians, as degrees, and makes of it a Voigt
+# with a Lorentzian of that FWHM and a Gaussian of variance FWHM^2/(8 sqrt 2). Both shares are one Scherrer term here, its
+# constant K enlarged to carry both.
+_SIMXRD_GAUSS = math.sqrt(math.log(2.0) / math.sqrt(2.0))  # Gaussian FWHM over Lorentzian FWHM
+_SIMXRD_SCHERRER = 0.888 * (1.0 + _SIMXRD_GAUSS) * math.pi / 180.0
+
+SIMXRD = Preset(
+    name="simxrd",
+    meaning="the published SimXRD-4M script's ranges, width units, strain, texture, background and noise, on correct physics",
+    radiation=RADIATIONS["SimXRD"],
+    two_theta=(10.0, 80.0, 0.02),
+    fixed={
+        "scherrer_constant": _SIMXRD_SCHERRER,
+        "size_gauss_fraction": _SIMXRD_GAUSS / (1.0 + _SIMXRD_GAUSS),
+        "caglioti_w": 8.0 * math.log(2.0) * 0.001,  # fixed Gaussian of variance 0.001 deg^2
+        "slit_width": 0.1,
+        "axial_source": 2.5 / 500.0,  # S = 2.5 mm, H = 5 mm, L = 500 mm
+        "axial_detector": 5.0 / 500.0,
+        "polynomial_height": 0.05,
+        "uniform_noise": 0.02,
+    },
+    drawn={
+        "grain_size": Uniform(2.0, 20.0),
+        "orientation_below": Uniform(0.0, 0.4),
+        "orientation_above": Uniform(0.0, 0.4),
+        "displacement_rms": Uniform(0.0, 0.3),
+        "zero_shift": Uniform(-1.5, 1.5),
+        **dict.fromkeys(_STRETCHES, Uniform(-0.01, 0.01)),
+        **dict.fromkeys(_SHEARS, Uniform(0.0, 0.01)),
+        "polynomial_coefficients": Normal(0.0, 1.0),
+    },
+    split_orbits=True,
+    max_strain=0.03,
+    max_shift=1.5,
+)
+
+# Ranges: a diffractometer with a diffracted-beam monochromator or a strip detector, instrument FWHM 0.06 to 0.12 deg
+# (Kaduk & Reid 2011, Powder Diffr. 26, 88, give such Caglioti values); packed powders with some texture.
+LABORATORY = Preset(
+    name="laboratory",
+    meaning="a Cu K-alpha Bragg-Brentano diffractometer and an ordinary powder",
+    radiation=RADIATIONS["CuKa"],
+    two_theta=(10.0, 80.0, 0.02),
+    fixed={"goniometer_radius": 217.5, "caglioti_v": -0.002, "hump_fwhm": 10.0},
+    drawn={
+        "grain_size": LogUniform(100.0, 5000.0),
+        "microstrain": LogUniform(1e-5, 3e-3),
+        **dict.fromkeys(_STRETCHES, Normal(0.0, 2e-3)),
+        **dict.fromkeys(_SHEARS, Normal(0.0, 5e-4)),
+        "march_dollase": LogUniform(0.6, 1.3),
+        "texture_axis": Choice(((0, 0, 1), (1, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1))),
+        "biso": Uniform(0.2, 1.5),
+        "monochromator_two_theta": Choice((0.0, 26.6)),
+        "caglioti_u": Uniform(0.002, 0.008),
+        "caglioti_w": Uniform(0.004, 0.012),
+        "lorentz_inverse_cos": Uniform(0.0, 0.02),
+        "lorentz_tan": Uniform(0.01, 0.05),
+        "zero_shift": Uniform(-0.05, 0.05),
+        "displacement": Uniform(-0.15, 0.15),
+        "axial_source": Uniform(0.01, 0.03),
+        "axial_detector": Uniform(0.01, 0.03),
+        "background_level": LogUniform(0.003, 0.15),
+        "polynomial_height": LogUniform(0.001, 0.1),
+        "polynomial_coefficients": Normal(0.0, 1.0),
+        "air_scatter": LogUniform(0.02, 2.0),
+        "hump_position": Uniform(15.0, 35.0),
+        "hump_height": LogUniform(0.001, 0.1),
+        "peak_counts": LogUniform(300.0, 1e5),
+    },
+    max_strain=0.01,
+    max_shift=0.25,
+)
+
+# Ranges: a capillary on a high-resolution beam line with analyser crystals, instrument FWHM 0.006 to 0.01 deg (Wang et al.
+# 2008, Rev. Sci. Instrum. 79, 085105, describe one).
+SYNCHROTRON = Preset(
+    name="synchrotron",
+    meaning="a capillary on a high-resolution synchrotron beam line at 0.4139 A",
+    radiation=Radiation("synchrotron", (0.4139,), (1.0,)),
+    two_theta=(2.0, 25.0, 0.002),
+    fixed={"displacement": 0.0, "caglioti_v": 0.0},
+    drawn={
+        "grain_size": LogUniform(300.0, 2e4),
+        "microstrain": LogUniform(1e-5, 2e-3),
+        **dict.fromkeys(_STRETCHES, Normal(0.0, 1e-3)),
+        **dict.fromkeys(_SHEARS, Normal(0.0, 2e-4)),
+        "biso": Uniform(0.2, 1.5),
+        "absorption_mu_r": Uniform(0.05, 0.8),
+        "polarization_fraction": Uniform(0.9, 0.99),
+        "caglioti_u": Uniform(2e-4, 8e-4),
+        "caglioti_w": Uniform(3e-5, 1e-4),
+        "lorentz_inverse_cos": Uniform(0.0, 1e-3),
+        "lorentz_tan": Uniform(0.0, 1e-2),
+        "zero_shift": Uniform(-0.005, 0.005),
+        "axial_source": Uniform(0.001, 0.002),
+        "axial_detector": Uniform(0.001, 0.002),
+        "background_level": LogUniform(1e-3, 0.03),
+        "polynomial_height": LogUniform(1e-3, 0.03),
+        "polynomial_coefficients": Normal(0.0, 1.0),
+        "hump_position": Uniform(4.0, 9.0),
+        "hump_fwhm": Uniform(2.0, 4.0),
+        "hump_height": LogUniform(1e-3, 0.05),
+        "peak_counts": LogUniform(3e3, 1e6),
+    },
+    max_strain=0.005,
+    max_shift=0.02,
+)
+
+# What `simxrd simulate` draws without a preset: no specimen broadening, no aberrations, no background, no noise.
+IDEAL = Preset(
+    name="ideal",
+    meaning="no specimen broadening, aberrations, background or noise; a constant Gaussian width of 0.1 deg",
+    radiation=RADIATIONS["CuKa"],
+    two_theta=(10.0, 80.0, 0.02),
+    fixed={"caglioti_w": 0.01},
+)
+
+PRESETS = {preset.name: preset for preset in (IDEAL, SIMXRD, LABORATORY, SYNCHROTRON)}

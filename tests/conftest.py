@@ -1,0 +1,30 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """Folder of the measured patterns and large libraries that are not part of the repository; skips without it."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("../shared/data is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cif_folder() -> pathlib.Path:
+    """Folder of the small CIFs written for the tests."""
+    return ROOT / "tests" / "data" / "cifs"
+
+
+@pytest.fixture(scope="session")
+def datasets() -> pathlib.Path:
+    """Folder of the bundled structure libraries."""
+    return ROOT / "datasets"
