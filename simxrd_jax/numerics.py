@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 DEGREE = np.pi / 180.0
-FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))  # full width at half maximum of a Gaussian of unit standard deviation
+FWHM_PER_SIGMA = float(2.0 * np.sqrt(2.0 * np.log(2.0)))  # full width at half maximum of a Gaussian of unit standard deviation
 
 
 def safe_sqrt(x: ArrayLike) -> jnp.ndarray:

@@ -28,6 +28,7 @@ from simxrd_jax.errors import InputError
 
 N_GAUSS = 5  # terms of Waasmaier & Kirfel; the four of IT92 are padded with a = 0, b = 1
 HC = 12398.419843320026  # h c / e, exact since the SI of 2019. [eV A]
+LAST_CHANTLER = 92  # uranium; heavier elements (under 1 % of the Materials Project's entries) go without dispersion
 TABLES = ("it92", "waasmaier")
 
 
@@ -40,7 +41,7 @@ class FormFactors:
       c: [electrons]
       f_prime, f_double_prime: dispersion at the wavelength. [electrons]
       mass: [u]
-      notes: species for which the neutral atom stands in.
+      notes: species for which the neutral atom stands in, or that go without dispersion.
     """
 
     a: np.ndarray
@@ -83,7 +84,9 @@ def form_factors(species: Sequence[str], wavelength: float, table: str = "it92",
             raise InputError(f"the {table} table has no form factor of {element}; choose another table or replace the atom")
         terms = len(coefficients[0])
         a[i, :terms], b[i, :terms], c[i] = coefficients
-        if dispersion:
+        if dispersion and gemmi.Element(symbol).atomic_number > LAST_CHANTLER:
+            notes.append(f"{element} is beyond the Chantler table: its f' and f'' are 0.")
+        elif dispersion:
             f_prime[i], f_double_prime[i] = chantler(symbol, wavelength)
     return FormFactors(a, b, c, f_prime, f_double_prime, mass, tuple(notes))
 

@@ -182,7 +182,7 @@ def _key(hkl: np.ndarray, base: int) -> np.ndarray:
 
 
 def _familiarity(hkl: np.ndarray, base: int) -> np.ndarray:
-    """One number an hkl, greatest for the member of an orbit that tables print: fewest minus signs, then greatest (h, k, l)."""
+    """One number an hkl, greatest for the one tables print: fewest minus signs, then greatest (h, k, l)."""
     return _key(hkl, base) - base**3 * (hkl < 0).sum(axis=1)
 
 

@@ -245,7 +245,10 @@ def check_overlaps(structure: CrystalStructure) -> None:
         if occupancy <= 1 + OCCUPANCY_TOLERANCE:
             continue
         label = structure.site_labels[first]
-        others = {structure.site_labels[atoms.site[near[i]]] for i in clique} - {label}
+        offset = structure.frac - structure.frac[first]
+        shared = np.linalg.norm((offset - np.round(offset)) @ structure.lattice, axis=1) < SAME_POSITION
+        others = {structure.site_labels[i] for i in np.flatnonzero(shared)}
+        others = (others | {structure.site_labels[atoms.site[near[i]]] for i in clique}) - {label}
         distance = max(np.linalg.norm(vectors[i]) for i in clique)
         if others:
             what = f"overlapping sites {label} and {', '.join(sorted(others))} ({distance:.2f} A apart)"

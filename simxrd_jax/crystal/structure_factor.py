@@ -20,7 +20,6 @@ from jaxtyping import Array, Complex, Float, Int, Num
 from simxrd_jax.crystal import cell
 from simxrd_jax.crystal.displacement import debye_biso
 from simxrd_jax.crystal.scattering import f0
-from simxrd_jax.numerics import safe_sqrt
 from simxrd_jax.types import Crystal, Specimen
 
 
@@ -62,7 +61,7 @@ def amplitudes(
         damping *= jnp.exp(-2.0 * np.pi**2 * jnp.einsum("hi,aij,hj->ha", nh, crystal.u_aniso, nh, precision="highest"))
     contract = lambda part: jnp.einsum("ha,as->hs", part * damping, crystal.occupancy, precision="highest")  # noqa: E731
     geometric = contract(jnp.cos(phase)) + 1j * contract(jnp.sin(phase))
-    f_real = f0(crystal, safe_sqrt(s_squared)) + crystal.f_prime
+    f_real = f0(crystal, s_squared) + crystal.f_prime
     f_imaginary = jnp.broadcast_to(crystal.f_double_prime, f_real.shape)
     if specimen.debye_temperature is not None:
         temperature = cell.REFERENCE_TEMPERATURE if specimen.temperature is None else specimen.temperature

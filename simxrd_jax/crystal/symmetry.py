@@ -7,6 +7,7 @@ not depend on it. Fractional tolerances mean different things along a 3 A and a 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -254,15 +255,19 @@ def find_symmetry(
     """
     import spglib
 
-    try:
-        dataset = spglib.get_symmetry_dataset((lattice.tolist(), frac.tolist(), list(species)), symprec=symprec)
-    except Exception:  # noqa: BLE001, spglib's own exception classes differ between its versions
-        dataset = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # spglib 2.8 announces another way of reporting errors
+        try:
+            dataset = spglib.get_symmetry_dataset((lattice.tolist(), frac.tolist(), list(species)), symprec=symprec)
+        except Exception:  # spglib's own exception classes differ between its versions
+            dataset = None
     if dataset is None:
         raise InputError(
             f"{source}: spglib finds no symmetry at symprec {symprec:g} A (atoms closer than that?); give a smaller symprec"
         )
-    operators = spglib.get_symmetry_from_database(dataset.hall_number)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        operators = spglib.get_symmetry_from_database(dataset.hall_number)
     assert operators is not None
     rotations, translations = operators["rotations"].astype(np.int64), operators["translations"]
     std_lattice = np.asarray(dataset.std_lattice, dtype=np.float64)
@@ -320,10 +325,12 @@ def group_from_operators(rotations: np.ndarray, translations: np.ndarray, lattic
         return found.number, found.xhm()
     import spglib
 
-    try:
-        kind = spglib.get_spacegroup_type_from_symmetry(rotations, translations, lattice)
-    except Exception:  # noqa: BLE001, spglib's own exception classes differ between its versions
-        kind = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            kind = spglib.get_spacegroup_type_from_symmetry(rotations, translations, lattice)
+        except Exception:  # spglib's own exception classes differ between its versions
+            kind = None
     if kind is None or not 1 <= kind.number <= 230:
         return None
     group = gemmi.find_spacegroup_by_number(kind.number)

@@ -19,12 +19,14 @@ from jaxtyping import Array, Float
 SERIES_TERMS = 40
 RATIONAL_RADIUS_SQUARED = 36.0
 _RATIONAL_DEPTH = 16
+# A Python number: a numpy scalar would turn float32 inputs into float64.
+_INVERSE_SQRT_PI = float(1.0 / np.sqrt(np.pi))
 
 
 def _weideman_coefficients(terms: int) -> tuple[float, np.ndarray]:
     """Scale L and Taylor coefficients of the series, highest power first."""
     points = 2 * terms
-    scale = np.sqrt(terms / np.sqrt(2.0))
+    scale = float(np.sqrt(terms / np.sqrt(2.0)))
     angle = np.arange(-points + 1, points) * np.pi / points
     t = scale * np.tan(angle / 2.0)
     samples = np.concatenate([[0.0], np.exp(-t * t) * (scale**2 + t * t)])
@@ -77,8 +79,8 @@ def faddeeva_with_derivative(
     series = jnp.zeros_like(ratio)
     for coefficient in _SERIES:
         series = series * ratio + float(coefficient)
-    near_w = 2.0 * series * denominator * denominator + (1.0 / np.sqrt(np.pi)) * denominator
-    near_derivative = -2.0 * near_z * near_w + 2j / np.sqrt(np.pi)
+    near_w = 2.0 * series * denominator * denominator + _INVERSE_SQRT_PI * denominator
+    near_derivative = -2.0 * near_z * near_w + 2j * _INVERSE_SQRT_PI
 
     inverse = 1.0 / far_z
     t = inverse * inverse
@@ -86,8 +88,8 @@ def faddeeva_with_derivative(
     for a, b in zip(_P[::-1], _Q_MINUS_P[::-1], strict=True):
         p, q_minus_p = p * t + float(a), q_minus_p * t + float(b)
     q = p + q_minus_p
-    far_w = 1j / np.sqrt(np.pi) * inverse * p / q
-    far_derivative = 2j / np.sqrt(np.pi) * q_minus_p / q
+    far_w = 1j * _INVERSE_SQRT_PI * inverse * p / q
+    far_derivative = 2j * _INVERSE_SQRT_PI * q_minus_p / q
 
     derivative = jnp.where(far, far_derivative, near_derivative)
     return jnp.where(far, jnp.real(far_w), jnp.real(near_w)), jnp.real(derivative), jnp.imag(derivative)

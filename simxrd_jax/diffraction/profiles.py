@@ -1,6 +1,6 @@
 """Device zone. Peak profiles of unit area: the exact Voigt and the Thompson-Cox-Hastings pseudo-Voigt.
 
-The pseudo-Voigt is cheaper but differs from the Voigt by up to 1.1e-2 of the peak; it is offered because other programs
+The pseudo-Voigt is cheaper but differs from the Voigt by up to 1.3e-2 of the peak; it is offered because other programs
 use it. The Voigt carries its own derivative rule: differentiating the rational series term by term costs ten times more
 and loses digits in the wings.
 """

@@ -18,26 +18,29 @@ class Accuracy:
     """How finely the FFT sum is discretised.
 
     Attributes:
-      nodes: width nodes along 2theta between which kernels are interpolated (cubic Lagrange).
+      nodes_per_fold: width nodes between which kernels are interpolated, for each e-fold of tan(theta) that the grid spans
+        (10 to 80 deg: 2.26, 5 to 150 deg: 4.45).
+      stencil: nodes that take part in the (Lagrange) interpolation for a peak, 4 or 6.
       oversampling: fine grid points per grid point.
       spline_taps: grid points over which a stick is spread (4: cubic, 6: quintic B-spline).
       tail_nodes: Chebyshev nodes of the correction for the periodic Lorentzian tails.
       axial_points: quadrature points on each side of the kink of the axial divergence function, in every sum.
     """
 
-    nodes: int
+    nodes_per_fold: float
+    stencil: int
     oversampling: float
     spline_taps: int
     tail_nodes: int
     axial_points: int
 
     def __post_init__(self) -> None:
-        if self.nodes < 4 or self.spline_taps % 2 or self.oversampling < 1:
-            raise ValueError("an Accuracy needs at least 4 nodes, an even number of spline taps and oversampling of at least 1")
+        if self.stencil % 2 or self.spline_taps % 2 or self.oversampling < 1:
+            raise ValueError("an Accuracy needs even stencil and spline_taps and oversampling >= 1")
 
 
-TRAINING = Accuracy(nodes=8, oversampling=1.0, spline_taps=4, tail_nodes=16, axial_points=8)
-REFINEMENT = Accuracy(nodes=24, oversampling=2.0, spline_taps=6, tail_nodes=32, axial_points=24)
+TRAINING = Accuracy(nodes_per_fold=2.6, stencil=4, oversampling=1.0, spline_taps=4, tail_nodes=16, axial_points=8)
+REFINEMENT = Accuracy(nodes_per_fold=7.5, stencil=6, oversampling=1.75, spline_taps=6, tail_nodes=32, axial_points=24)
 ACCURACIES = {"training": TRAINING, "refinement": REFINEMENT}
 
 

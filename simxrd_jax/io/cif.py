@@ -130,7 +130,7 @@ def _read_block(block: cif.Block, source: str, notes: list[str]) -> CrystalStruc
             )
         _compare_number(block, group[0], notes)
         return structures.finish(with_operators(*listed, *group))
-    named = _named_groups(block, lattice)
+    named = _named_groups(block, lattice, source)
     if named:
         return _from_names(block, named, with_operators, notes)
     notes.append(f"The file states no symmetry: spglib found it at symprec {DEFAULT_SYMPREC} A.")
@@ -332,7 +332,7 @@ def _listed_operators(block: cif.Block, source: str) -> tuple[np.ndarray, np.nda
     ops = []
     for triplet in triplets:
         try:
-            op = gemmi.Op(triplet).wrap()
+            op = gemmi.Op(re.sub(r"^\s*\d+\s+", "", triplet)).wrap()  # some programs number the list
         except (ValueError, RuntimeError):
             raise InputError(
                 f"{source}: the symmetry operator {triplet!r} cannot be read; write it like 'x,y+1/2,-z'"
@@ -364,11 +364,17 @@ def _is_closed(rotations: np.ndarray, translations: np.ndarray) -> bool:
     return bool(np.isin(codes(products, shifts), codes(rotations, translations)).all())
 
 
-def _named_groups(block: cif.Block, lattice: np.ndarray) -> list[gemmi.SpaceGroup]:
-    """Candidate groups by Hall symbol, Hermann-Mauguin symbol or number; two where the origin is left open."""
+def _named_groups(block: cif.Block, lattice: np.ndarray, source: str) -> list[gemmi.SpaceGroup]:
+    """Candidate groups by Hall symbol, Hermann-Mauguin symbol or number; two where the origin is left open.
+
+    Raises:
+      InputError: the file states a group that does not exist; taking it for P 1 would lose most of the atoms.
+    """
+    stated = []
     for tag in ("_space_group_name_Hall", "_symmetry_space_group_name_Hall"):
         hall = _value(block, tag)
         if hall:
+            stated.append(hall)
             try:
                 group = gemmi.find_spacegroup_by_ops(gemmi.symops_from_hall(hall))
             except (ValueError, RuntimeError):
@@ -380,17 +386,25 @@ def _named_groups(block: cif.Block, lattice: np.ndarray) -> list[gemmi.SpaceGrou
     for tag in ("_space_group_name_H-M_alt", "_symmetry_space_group_name_H-M", "_space_group_name_H-M_full"):
         name = _value(block, tag)
         if name and found is None:
-            found = gemmi.find_spacegroup_by_name(name.strip(), angles[0], angles[2])
+            stated.append(name)
+            plain = re.sub(r"\((\d)\)", r"\1", name.replace("_", "")).strip()  # P2_1/c and P2(1)/c are P21/c
+            found = gemmi.find_spacegroup_by_name(plain, angles[0], angles[2])
             if found is not None and ":" in name:
                 return [found]
     if found is None:
         for tag in ("_space_group_IT_number", "_symmetry_Int_Tables_number"):
-            number = cif.as_number(_value(block, tag) or "?")
-            if math.isfinite(number) and 1 <= number <= 230:
+            text = _value(block, tag)
+            if text is None:
+                continue
+            stated.append(text)
+            number = cif.as_number(text)
+            if number in range(1, 231):
                 found = gemmi.find_spacegroup_by_number(int(number))
                 if found is not None:
                     found = gemmi.find_spacegroup_by_name(found.hm, angles[0], angles[2]) or found
                 break
+    if found is None and stated:
+        raise InputError(f"{source}: the space group {stated[0]!r} is unknown and no operators are listed; add the operators")
     if found is None:
         return []
     if found.ext in ("1", "2"):

@@ -1,0 +1,172 @@
+"""Host zone. The `simxrd` command: options in, exit codes out; the work is in `simxrd_jax.commands`.
+
+Imports of JAX and of the file readers wait until a subcommand runs, so that help is instant.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from simxrd_jax import __version__
+from simxrd_jax.errors import InputError
+
+EXAMPLES = """\b
+Examples:
+  simxrd simulate quartz.cif -o quartz.xy --plot quartz.png
+  simxrd simulate quartz.cif --wavelength 0.4139 --two-theta 2 25 0.002 -o quartz.xy
+  simxrd simulate CeO2.cif --set grain_size=150 --set microstrain=0.001 --peaks peaks.csv -o CeO2.xy
+  simxrd simulate quartz.cif:0.7 corundum.cif:0.3 --wavelength CuKa1 -o mixture.xy
+  simxrd simulate quartz.cif --preset laboratory --seed 7 --count 100 -o batch/quartz.xy
+  simxrd simulate structures/ --preset simxrd -o patterns/
+"""
+GROUP_EXAMPLES = """\b
+Examples:
+  simxrd simulate quartz.cif -o quartz.xy --plot quartz.png
+  simxrd conditions
+  simxrd presets
+"""
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def _once(context: click.Context, parameter: click.Parameter, value: tuple[Any, ...]) -> Any:
+    """The value of an option that may be given once; click by itself would keep the last without a word."""
+    if len(value) > 1:
+        raise click.UsageError(f"{parameter.opts[-1]} is given {len(value)} times; give it once", context)
+    return value[0] if value else None
+
+
+def _option(*names: str, **attributes: Any) -> Any:
+    return click.option(*names, multiple=True, callback=_once, **attributes)
+
+
+@click.group(context_settings=CONTEXT, epilog=GROUP_EXAMPLES)
+@click.version_option(__version__, prog_name="simxrd")
+def cli() -> None:
+    """Powder X-ray diffraction: simulate patterns from crystal structures."""
+
+
+@cli.command(epilog=EXAMPLES, context_settings=CONTEXT)
+@click.argument("files", nargs=-1, required=True, metavar="FILE.cif[:MASS_FRACTION]... | FOLDER")
+@_option(
+    "-o",
+    "--output",
+    metavar="OUT.xy",
+    help="Pattern file (default: standard output); a folder if the input is one.",
+)
+@_option("--two-theta", nargs=3, type=float, metavar="START STOP STEP", help="Grid in degrees (default: the preset's).")
+@_option("--wavelength", metavar="NAME|ANGSTROM", help="CuKa, CuKa1, MoKa, ... or a number (default: the preset's, CuKa).")
+@_option("--preset", metavar="NAME", help="Draw conditions from a preset, see `simxrd presets` (default: the ideal pattern).")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Fix a condition, see `simxrd conditions`.")
+@_option("--peak-sum", type=click.Choice(["dense", "windowed", "fft"]), help="How peaks are summed (default: fft).")
+@_option(
+    "--symprec",
+    type=float,
+    metavar="ANGSTROM",
+    help="Find the symmetry anew (default: the file's operators).",
+)
+@_option("--form-factors", type=click.Choice(["it92", "waasmaier"]), help="Table of f0 (default: it92).")
+@click.option("--no-dispersion", is_flag=True, help="Leave out f' and f''.")
+@_option("--seed", type=int, metavar="N", help="Of drawn conditions and noise (default: 0).")
+@_option("--count", type=int, metavar="N", help="How many patterns, with seeds that count up; files are numbered.")
+@_option("--accuracy", type=click.Choice(["training", "refinement"]), help="Of the FFT peak sum (default: refinement).")
+@_option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision of the computation (default: float64).")
+@_option("--peaks", metavar="PEAKS.csv", help="Write the peaks within the range.")
+@_option("--plot", metavar="PLOT.png", help="Draw the pattern (.png, .pdf or .svg).")
+@click.pass_context
+def simulate(
+    context: click.Context, files: tuple[str, ...], output: str | None, peaks: str | None, plot: str | None, **given: Any
+) -> None:
+    """Simulate the powder pattern of a CIF, of a mixture of CIFs, or of each CIF in a folder.
+
+    Without --preset the pattern is the ideal one: narrow peaks of constant width, no background, no noise. A mixture takes
+    mass fractions after a colon; without them its phases are equal. Bad files in a folder are skipped and reported.
+    """
+    from simxrd_jax.commands.simulate import Options, parse_conditions, simulate_files
+
+    conditions = parse_conditions(given.pop("settings"))
+    dispersion = not given.pop("no_dispersion")
+    chosen = {name: value for name, value in given.items() if value is not None}
+    options = Options(conditions=conditions, dispersion=dispersion, **chosen)
+    outcome = simulate_files(files, options, output=output, peaks=peaks, plot=plot, warn=_say)
+    if outcome.failed:
+        context.exit(1)
+
+
+@cli.command()
+def conditions() -> None:
+    """List every condition that --set takes: unit, default, range, meaning."""
+    from simxrd_jax.conditions import CONDITIONS
+
+    rows = [("name", "unit", "default", "range", "meaning")]
+    for row in CONDITIONS.values():
+        default = "off" if row.default is None else _numbers(row.default)
+        size = f" ({row.shape[0]} values)" if row.shape else ""
+        rows.append((row.name, row.unit or "-", default, f"{row.low:g} to {row.high:g}", row.meaning + size))
+    click.echo(_table(rows))
+
+
+@cli.command()
+def presets() -> None:
+    """List the presets and the distributions of their conditions."""
+    from simxrd_jax.conditions import CONDITIONS
+    from simxrd_jax.presets import PRESETS
+
+    for preset in PRESETS.values():
+        start, stop, step = preset.two_theta
+        lines = ", ".join(f"{x:g}" for x in preset.radiation.wavelength)
+        click.echo(f"{preset.name}: {preset.meaning}")
+        click.echo(f"  {preset.radiation.name} ({lines} A), 2theta {start:g} to {stop:g} deg in steps of {step:g}")
+        rows = [(n, _numbers(v), CONDITIONS[n].unit) for n, v in preset.fixed.items()]
+        rows += [(n, str(d), CONDITIONS[n].unit) for n, d in preset.drawn.items()]
+        click.echo(_table([("  " + name, value, unit) for name, value, unit in rows]))
+        click.echo()
+
+
+def _numbers(value: Any) -> str:
+    return ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else f"{value:g}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _say(sentence: str) -> None:
+    click.echo(f"simxrd: {sentence}", err=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point. Exit codes: 0 done, 1 bad input, 2 wrong usage, 130 interrupted."""
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        code = cli.main(args=None if arguments is None else list(arguments), prog_name="simxrd", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except InputError as error:
+        _say(str(error))
+        return 1
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader has gone; Python would complain when it flushes standard output at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        _say("there is not enough memory; shorten the 2theta range or take a larger step")
+        return 1
+
+
+if __name__ == "__main__":
+    main()

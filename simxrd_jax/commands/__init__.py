@@ -1,0 +1,1 @@
+"""The work behind each subcommand, callable from Python."""
