@@ -60,14 +60,15 @@ def _table() -> dict[str, Condition]:
         Condition("size_gauss_fraction", s, "", 0.0, 0.0, 1.0, "Gaussian share of the size broadening"),
         Condition("microstrain", s, "", 0.0, 0.0, 0.2, "e in FWHM = 4 e tan(theta)"),
         Condition("microstrain_gauss_fraction", s, "", 0.0, 0.0, 1.0, "Gaussian share of the strain broadening"),
-        *(
-            Condition(x, s, "", 0.0, -0.2, 0.2, "component of the macroscopic strain tensor, A' = (1 + e) A")
-            for x in _STRAIN
-        ),
+        *(Condition(x, s, "", 0.0, -0.2, 0.2, "component of the macroscopic strain tensor, A' = (1 + e) A") for x in _STRAIN),
         Condition("march_dollase", s, "", None, 0.05, 20.0, "March coefficient r; 1 random, below 1 platelets lying flat"),
         Condition("texture_axis", s, "hkl", (0.0, 0.0, 1.0), -50.0, 50.0, "plane normal that is the texture axis", (3,)),
-        Condition("orientation_below", s, "", None, 0.0, 1.0, "SimXRD texture: factor of each reflection is at least 1 - this"),
-        Condition("orientation_above", s, "", None, 0.0, 10.0, "SimXRD texture: factor of each reflection is at most 1 + this"),
+        Condition(
+            "orientation_below", s, "", None, 0.0, 1.0, "SimXRD texture: factor of each reflection is at least 1 - this"
+        ),
+        Condition(
+            "orientation_above", s, "", None, 0.0, 10.0, "SimXRD texture: factor of each reflection is at most 1 + this"
+        ),
         Condition("biso", s, "A^2", 0.0, 0.0, 50.0, "overall isotropic displacement parameter, added to each atom's own"),
         Condition("displacement_rms", s, "A", 0.0, 0.0, 2.0, "root mean square displacement u, adds B = (8/3) pi^2 u^2"),
         Condition("temperature", s, "K", None, 1.0, 5000.0, "of the Debye model and of thermal expansion"),
@@ -134,13 +135,17 @@ def check_conditions(values: Mapping[str, Any], where: str = "conditions") -> di
         try:
             array = np.asarray(value, dtype=np.float64)
         except (TypeError, ValueError):
-            raise InputError(f"{where}: {name}={value} is not a number; give a value in {row.unit or 'plain numbers'}") from None
+            raise InputError(
+                f"{where}: {name}={value} is not a number; give a value in {row.unit or 'plain numbers'}"
+            ) from None
         if array.shape != row.shape:
             wanted = "one number" if not row.shape else f"{row.shape[0]} numbers separated by commas"
             raise InputError(f"{where}: {name} takes {wanted}, not {array.size}")
         if np.isnan(array).any() or (array < row.low).any() or (array > row.high).any():
             unit = f" {row.unit}" if row.unit else ""
-            raise InputError(f"{where}: {name}={value} is outside its range {row.low:g} to {row.high:g}{unit}; choose a value within it")
+            raise InputError(
+                f"{where}: {name}={value} is outside its range {row.low:g} to {row.high:g}{unit}; choose a value within it"
+            )
         checked[name] = array.item() if not row.shape else tuple(array.tolist())
     if "march_dollase" in checked and not any(checked.get("texture_axis", (0.0, 0.0, 1.0))):
         raise InputError(f"{where}: texture_axis=0,0,0 has no direction; give the Miller indices of a plane normal")
@@ -196,7 +201,7 @@ def _background(get: Any) -> Background | None:
     level, chebyshev = get("background_level"), get("background_chebyshev")
     if level is not None:
         constant = jnp.atleast_1d(jnp.asarray(level))
-        chebyshev = constant if chebyshev is None else chebyshev.at[0].add(level)
+        chebyshev = constant if chebyshev is None else jnp.asarray(chebyshev).at[0].add(level)
     hump = {}
     if get("hump_position") is not None:
         hump = {name: jnp.atleast_1d(jnp.asarray(get(name))) for name in ("hump_position", "hump_fwhm", "hump_height")}

@@ -114,7 +114,7 @@ def _label_peaks(
     tables: Sequence[PeakTable],
     occupied: Sequence[Bbox],
 ) -> None:
-    """Labels peaks from the strongest down, leaving out those whose label would touch another, the curve or `occupied` boxes."""
+    """Labels peaks from the strongest down, leaving out labels that would touch another, the curve or an occupied box."""
     candidates = _label_candidates(tables)[:MAX_CANDIDATES]
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     frame = axes.get_window_extent(renderer)
@@ -163,4 +163,5 @@ def _label_candidates(tables: Sequence[PeakTable]) -> list[tuple[float, str, str
 def hkl_text(hkl: np.ndarray) -> str:
     """Indices as they are printed, minus signs as bars over the digits."""
     parts = [rf"\bar{{{-v}}}" if v < 0 else str(v) for v in (int(x) for x in hkl)]
-    return "$" + r"\,".join(parts) + "$"
+    space = r"\ " if np.any(np.abs(hkl) > 9) else r"\,"  # 1 1 10 must not read as 1 1 1 0
+    return "$" + space.join(parts) + "$"

@@ -1,7 +1,8 @@
 """Host and device. Presets: named distributions of conditions.
 
 Sampling a preset with a key gives conditions, and conditions give a pattern; both are returned, so that every number
-behind a pattern is known. Each condition draws from its own key, folded from its name: adding one changes no other's draws.
+behind a pattern is known. Each condition draws from its own key, folded from its name, by inverting its distribution: adding one changes no other's
+draws.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Key
 
 from simxrd_jax.conditions import CONDITIONS, ORIENTATION_DRAWS, build, nearest
@@ -33,8 +35,8 @@ class Uniform:
     low: float
     high: float
 
-    def sample(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
-        return jax.random.uniform(key, shape, DRAW_DTYPE, self.low, self.high)
+    def quantile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.low + (self.high - self.low) * u
 
     def __str__(self) -> str:
         return f"uniform {self.low:g} to {self.high:g}"
@@ -47,8 +49,8 @@ class LogUniform:
     low: float
     high: float
 
-    def sample(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
-        return jnp.exp(jax.random.uniform(key, shape, DRAW_DTYPE, math.log(self.low), math.log(self.high)))
+    def quantile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
+        return self.low * jnp.exp(math.log(self.high / self.low) * u)
 
     def __str__(self) -> str:
         return f"log-uniform {self.low:g} to {self.high:g}"
@@ -61,8 +63,9 @@ class Normal:
     mean: float
     sigma: float
 
-    def sample(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
-        return self.mean + self.sigma * jax.random.truncated_normal(key, -3.0, 3.0, shape, DRAW_DTYPE)
+    def quantile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
+        # erf(3/sqrt 2) is the share of a normal distribution within three standard deviations.
+        return self.mean + self.sigma * math.sqrt(2.0) * lax.erf_inv(math.erf(3.0 / math.sqrt(2.0)) * (2.0 * u - 1.0))
 
     def __str__(self) -> str:
         return f"normal {self.mean:g} +- {self.sigma:g} (within 3 sigma)"
@@ -74,9 +77,9 @@ class Choice:
 
     values: tuple[Any, ...]
 
-    def sample(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
-        del shape
-        return jnp.asarray(self.values, dtype=DRAW_DTYPE)[jax.random.randint(key, (), 0, len(self.values))]
+    def quantile(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
+        place = jnp.minimum((u.ravel()[0] * len(self.values)).astype(jnp.int32), len(self.values) - 1)
+        return jnp.asarray(self.values, dtype=DRAW_DTYPE)[place]
 
     def __str__(self) -> str:
         return "one of " + ", ".join(str(v) for v in self.values)
@@ -132,15 +135,24 @@ def sample(preset: Preset, n_hkl: int, *, key: Key[Array, ""]) -> dict[str, Floa
       Name -> value, fixed conditions included. float32.
     """
     values = {name: jnp.asarray(value, dtype=DRAW_DTYPE) for name, value in preset.fixed.items()}
-    for name, distribution in preset.drawn.items():
-        values[name] = distribution.sample(_named_key(key, name), CONDITIONS[name].shape)
+    # One vectorised draw for all conditions: as many draws one by one would double the compile time.
+    numbers = jnp.asarray([_number(name) for name in preset.drawn], dtype=jnp.uint32)
+    if preset.drawn:
+        longest = max(math.prod(CONDITIONS[name].shape) for name in preset.drawn)
+        draw = lambda number: jax.random.uniform(jax.random.fold_in(key, number), (longest,), DRAW_DTYPE)  # noqa: E731
+        uniform = jax.vmap(draw)(numbers)
+    for i, (name, distribution) in enumerate(preset.drawn.items()):
+        shape = CONDITIONS[name].shape
+        values[name] = distribution.quantile(uniform[i, : math.prod(shape)].reshape(shape))
     if "orientation_below" in values:
-        values[ORIENTATION_DRAWS] = jax.random.normal(_named_key(key, ORIENTATION_DRAWS), (n_hkl,), DRAW_DTYPE)
+        values[ORIENTATION_DRAWS] = jax.random.normal(
+            jax.random.fold_in(key, _number(ORIENTATION_DRAWS)), (n_hkl,), DRAW_DTYPE
+        )
     return values
 
 
-def _named_key(key: Key[Array, ""], name: str) -> Key[Array, ""]:
-    return jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
+def _number(name: str) -> np.uint32:
+    return np.uint32(zlib.crc32(name.encode()))
 
 
 def measure(
@@ -166,7 +178,7 @@ def measure(
     """
     specimen, instrument, background, noise = build(values, radiation)
     pattern = simulate(crystal, reflections, specimen, instrument, grid, background, settings, f_squared)
-    return pattern.replace(intensity=add_noise(pattern.intensity, noise, key=key))  # pyright: ignore[reportAttributeAccessIssue]
+    return pattern.replace(intensity=add_noise(jnp.asarray(pattern.intensity), noise, key=key))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def simulate_preset(

@@ -32,10 +32,24 @@ def read_p1(path: pathlib.Path) -> P1Cell:
     cell = gemmi.UnitCell(*(gemmi.cif.as_number(block.find_value(f"_cell_{k}")) for k in CELL_TAGS))
     lattice = np.array(cell.orth.mat.tolist()).T
     ops = [gemmi.Op(row.str(0)) for row in block.find(["_space_group_symop_operation_xyz"])]
+    if not ops:
+        tags = ("_space_group_name_H-M_alt", "_symmetry_space_group_name_H-M", "_space_group_name_Hall")
+        names = [gemmi.cif.as_string(block.find_value(t)) for t in tags if block.find_value(t)]
+        ops = list(gemmi.find_spacegroup_by_name(names[0]).operations())
     rotations = np.array([op.rot for op in ops]) / gemmi.Op.DEN
     translations = np.array([op.tran for op in ops]) / gemmi.Op.DEN
     recip = np.linalg.norm(np.linalg.inv(lattice), axis=0)
-    names = ["type_symbol", "fract_x", "fract_y", "fract_z", "occupancy", "?B_iso_or_equiv", "?U_iso_or_equiv", "?adp_type", "label"]
+    names = [
+        "type_symbol",
+        "fract_x",
+        "fract_y",
+        "fract_z",
+        "occupancy",
+        "?B_iso_or_equiv",
+        "?U_iso_or_equiv",
+        "?adp_type",
+        "label",
+    ]
     table = block.find("_atom_site_", names)
     tensors = {}
     aniso = ["label", *(f"U_{k}" for k in ("11", "22", "33", "12", "13", "23"))]

@@ -19,7 +19,7 @@ CU = RADIATIONS["CuKa"]
 def test_defaults_are_those_of_the_types():
     specimen, instrument, background, noise = build({}, CU)
     assert background is None
-    assert noise.peak_counts is None and noise.gaussian is None and noise.uniform is None
+    assert all(part is None for part in (noise.peak_counts, noise.gaussian, noise.uniform))
     bare = Instrument(np.asarray(CU.wavelength), np.asarray(CU.weight))
     for made, expected in ((specimen, Specimen()), (instrument, bare)):
         for field in dataclasses.fields(expected):
@@ -34,10 +34,12 @@ def test_rows_are_sound():
     for name, row in CONDITIONS.items():
         assert row.name == name
         assert row.low < row.high
-        assert row.meaning and row.group in ("specimen", "instrument", "background", "noise")
+        assert row.meaning
+        assert row.group in ("specimen", "instrument", "background", "noise")
         if row.default is not None:
             assert np.shape(row.default) == row.shape
-            assert np.all(np.asarray(row.default) >= row.low) and np.all(np.asarray(row.default) <= row.high)
+            assert np.all(np.asarray(row.default) >= row.low)
+            assert np.all(np.asarray(row.default) <= row.high)
 
 
 def test_strain_components_go_where_they_say():
@@ -54,7 +56,9 @@ def test_displacements_add_up():
 
 def test_a_level_adds_to_the_chebyshev_series():
     parts = build({"background_level": 0.1, "background_chebyshev": np.array([0.2, 0, 0, 0, 0, 0.3])}, CU).background
-    assert parts is not None and parts.relative and parts.chebyshev is not None
+    assert parts is not None
+    assert parts.relative
+    assert parts.chebyshev is not None
     np.testing.assert_allclose(parts.chebyshev, [0.3, 0, 0, 0, 0, 0.3], rtol=1e-6)
 
 

@@ -20,17 +20,20 @@ def test_safe_sqrt_at_and_below_zero():
 
 def test_safe_divide_by_zero():
     value, slopes = jax.value_and_grad(lambda a, b: safe_divide(a, b), argnums=(0, 1))(3.0, 0.0)
-    assert value == 0.0 and slopes == (0.0, 0.0)
+    assert value == 0.0
+    assert slopes == (0.0, 0.0)
     slopes = jax.grad(lambda a, b: safe_divide(a, b), argnums=(0, 1))(3.0, 2.0)
     # Identities: 1/b and -a/b^2.
-    assert slopes[0] == 0.5 and slopes[1] == -0.75
+    assert slopes[0] == 0.5
+    assert slopes[1] == -0.75
 
 
 def test_smooth_floor_keeps_its_promises():
     with jax.enable_x64(True):
         x = jnp.linspace(-1.0, 1.0, 2001)
         y = smooth_floor(x, 1e-3)
-        assert np.all(np.asarray(y) > 0) and np.all(np.diff(y) > 0)
+        assert np.all(np.asarray(y) > 0)
+        assert np.all(np.diff(y) > 0)
         # The excess over x is scale^2/(4x) to the next order, scale^4/(16 x^3).
         excess = float(smooth_floor(jnp.array(0.5), 1e-3)) - 0.5
         assert excess == pytest.approx(1e-6 / 2.0, rel=1e-5)

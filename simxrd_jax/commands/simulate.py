@@ -281,7 +281,7 @@ def specimen_patterns(sources: Sequence[Any], options: Options = Options()) -> I
         seed = options.seed + i
         with jax.enable_x64(options.dtype == "float64"):
             given = {name: jnp.asarray(value, dtype=options.dtype) for name, value in {**fixed, **setup.given}.items()}
-            outcome = compiled()(
+            outcome = compiled(settings.peak_sum)(
                 lean,
                 jnp.asarray(fractions, dtype=options.dtype),
                 given,
@@ -555,6 +555,8 @@ def _numbered(output: str | None, peaks: str | None, plot: str | None, count: in
                 paths.append(None)
                 continue
             path = pathlib.Path(name)
+            if not path.name:
+                raise InputError(f"{name!r} names no file to write; give a name such as out.xy")
             if count > 1:
                 path = path.with_name(f"{path.stem}_{i + 1:0{digits}d}{path.suffix}")
             paths.append(check_target(path, inputs))

@@ -72,7 +72,8 @@ def peak_shape(
     """
     cosine = jnp.sqrt(1.0 - jnp.square(sine))
     tangent = sine / cosine
-    size = jnp.rad2deg(specimen.scherrer_constant * mean_wavelength(instrument) / (specimen.grain_size * cosine))
+    # Divided by the size first: a product with an infinite size would make the gradient of the cosine 0 * inf.
+    size = jnp.rad2deg(specimen.scherrer_constant * mean_wavelength(instrument) / specimen.grain_size / cosine)
     strain = jnp.rad2deg(4.0 * specimen.microstrain * tangent)
     g_size, g_strain = specimen.size_gauss_fraction, specimen.microstrain_gauss_fraction
     gauss_squared = caglioti_fwhm_squared(tangent, instrument) + (g_size * size) ** 2 + (g_strain * strain) ** 2
@@ -84,7 +85,7 @@ def peak_shape(
     )
     if line_fwhm is not None and line_wavelength is not None:
         lorentz = lorentz + jnp.rad2deg(2.0 * tangent * line_fwhm / line_wavelength)
-    return PeakShape(sigma=jnp.sqrt(gauss_squared) / FWHM_PER_SIGMA, hwhm_lorentz=0.5 * lorentz)
+    return PeakShape(sigma=jnp.sqrt(gauss_squared) / FWHM_PER_SIGMA, hwhm_lorentz=0.5 * jnp.asarray(lorentz))
 
 
 def voigt_fwhm(shape: PeakShape) -> Float[Array, " peak"]:

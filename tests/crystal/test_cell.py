@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gemmi
 import jax
-import jax.test_util
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import pytest
 

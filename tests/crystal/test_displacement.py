@@ -79,7 +79,8 @@ def test_float32_stays_float32_and_finite_when_cold(x64):
     slope = jax.grad(lambda t: debye_biso(mass, t, one(400.0))[0])(one(2.0))
     exact = jax.grad(lambda t: debye_biso(jnp.array([ALUMINIUM]), t, 400.0)[0])(2.0)
     # 32 Gauss-Legendre points at x = 200 leave 5e-7 of phi; float32 rounds the sum of 32 terms.
-    assert float(slope) == pytest.approx(float(exact), rel=1e-3) and slope.dtype == jnp.float32
+    assert float(slope) == pytest.approx(float(exact), rel=1e-3)
+    assert slope.dtype == jnp.float32
 
 
 def test_biso_of_a_total_displacement():

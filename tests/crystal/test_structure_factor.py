@@ -26,7 +26,9 @@ CIFS = ["Si", "LaB6", "CeO2", "Al2O3", "ZrO2_monoclinic", "triclinic", "mixed_Fe
 def _make(folder: pathlib.Path, name: str, dispersion: bool = True) -> tuple[Crystal, ReflectionList, dict[str, complex]]:
     structure = read_cif(folder / f"{name}.cif")
     crystal = make_crystal(structure, WAVELENGTH, dispersion=dispersion)
-    table = {s: complex(a, b) for s, a, b in zip(structure.atoms.species, crystal.f_prime, crystal.f_double_prime, strict=True)}
+    table = {
+        s: complex(a, b) for s, a, b in zip(structure.atoms.species, crystal.f_prime, crystal.f_double_prime, strict=True)
+    }
     return crystal, make_reflections(structure, WAVELENGTH, 5.0, 150.0), table
 
 
@@ -75,7 +77,9 @@ def test_complex_amplitudes_give_each_friedel_mate(x64, cif_folder):
 
 
 @pytest.mark.parametrize("with_f_prime", [False, True])
-@pytest.mark.parametrize("name", ["Si", "LaB6", "CeO2", "Al2O3", "ZrO2_monoclinic", "triclinic", "mixed_FeMgO", "aniso_calcite"])
+@pytest.mark.parametrize(
+    "name", ["Si", "LaB6", "CeO2", "Al2O3", "ZrO2_monoclinic", "triclinic", "mixed_FeMgO", "aniso_calcite"]
+)
 def test_against_gemmi(x64, cif_folder, name, with_f_prime):
     crystal, reflections, dispersion = _make(cif_folder, name, dispersion=with_f_prime)
     crystal = dataclasses.replace(crystal, f_double_prime=np.zeros_like(crystal.f_double_prime))

@@ -78,7 +78,8 @@ def test_zero_at_90_and_mirrored_above(x64):
     np.testing.assert_allclose(shift[2], -shift[1], rtol=1e-9)
     np.testing.assert_allclose(shift[4], -shift[3], rtol=1e-9)
     np.testing.assert_allclose(weight[2], weight[1], rtol=1e-9)
-    assert np.all(np.asarray(shift[1]) <= 0) and np.all(np.asarray(shift[2]) >= 0)
+    assert np.all(np.asarray(shift[1]) <= 0)
+    assert np.all(np.asarray(shift[2]) >= 0)
 
 
 def test_source_and_detector_may_be_exchanged(x64):

@@ -42,9 +42,7 @@ def test_other_parts_by_hand(x64):
         hump_height=np.array([3.0, 1.0]),
         measured=np.sin(TWO_THETA),
     )
-    humps = sum(
-        h * np.exp(-4 * np.log(2) * (TWO_THETA - p) ** 2 / w**2) for h, p, w in ((3.0, 22.0, 6.0), (1.0, 60.0, 10.0))
-    )
+    humps = sum(h * np.exp(-4 * np.log(2) * (TWO_THETA - p) ** 2 / w**2) for h, p, w in ((3.0, 22.0, 6.0), (1.0, 60.0, 10.0)))
     ours = background(parts, jnp.asarray(TWO_THETA))
     np.testing.assert_allclose(ours, 50 / TWO_THETA + humps + np.sin(TWO_THETA), rtol=0, atol=1e-12)
 

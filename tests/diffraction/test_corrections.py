@@ -14,7 +14,9 @@ SINE = np.sin(np.radians(ANGLE) / 2)
 
 
 def _lp(**kwargs) -> np.ndarray:
-    return np.asarray(lorentz_polarization(jnp.asarray(SINE), Instrument(wavelength=np.ones(1), line_weight=np.ones(1), **kwargs)))
+    return np.asarray(
+        lorentz_polarization(jnp.asarray(SINE), Instrument(wavelength=np.ones(1), line_weight=np.ones(1), **kwargs))
+    )
 
 
 def test_three_limits_by_hand(x64):

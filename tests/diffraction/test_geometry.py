@@ -26,7 +26,9 @@ def test_bragg_by_hand(x64):
 
 def test_zero_shift_moves_all_lines_alike(x64):
     sine = jnp.sin(jnp.radians(jnp.array([5.0, 30.0, 70.0])))
-    np.testing.assert_allclose(observed_two_theta(sine, _instrument(zero_shift=0.03)) - jnp.array([10.0, 60.0, 140.0]), 0.03, atol=1e-12)
+    np.testing.assert_allclose(
+        observed_two_theta(sine, _instrument(zero_shift=0.03)) - jnp.array([10.0, 60.0, 140.0]), 0.03, atol=1e-12
+    )
 
 
 def test_displacement_against_the_ray_construction(x64):
@@ -74,7 +76,8 @@ def test_beyond_the_limit_is_masked_with_finite_gradients(x64):
 
     for jacobian in (jax.jacfwd, jax.jacrev):
         by_s, by_wavelength = jacobian(position, argnums=(0, 1))(s_squared, jnp.asarray(1.540593))
-        assert np.all(np.isfinite(by_s)) and np.all(np.isfinite(by_wavelength))
+        assert np.all(np.isfinite(by_s))
+        assert np.all(np.isfinite(by_wavelength))
         # Held positions do not move; a reached one follows d(2theta)/d(lambda) = 2 s/cos(theta) plus the displacement's term.
         assert np.all(np.asarray(by_wavelength)[1:] == 0)
         numeric = (position(s_squared, 1.540593 + 1e-6) - position(s_squared, 1.540593 - 1e-6)) / 2e-6
@@ -84,7 +87,9 @@ def test_beyond_the_limit_is_masked_with_finite_gradients(x64):
 def test_float32(x64):
     sine, _ = sin_theta(jnp.array([0.04], jnp.float32), jnp.float32(1.540593))
     single = observed_two_theta(sine, _instrument(displacement=0.1, zero_shift=0.01, transparency=1e-4))
-    exact = observed_two_theta(sin_theta(jnp.array([0.04]), 1.540593)[0], _instrument(displacement=0.1, zero_shift=0.01, transparency=1e-4))
+    exact = observed_two_theta(
+        sin_theta(jnp.array([0.04]), 1.540593)[0], _instrument(displacement=0.1, zero_shift=0.01, transparency=1e-4)
+    )
     assert single.dtype == jnp.float32
     # Half a unit in the last place of 36 deg is 2e-6 deg; a few roundings.
     assert float(single[0]) == pytest.approx(float(exact[0]), abs=1e-5)

@@ -83,19 +83,24 @@ def test_scale_of_the_noise():
     assert gaussian.std() == pytest.approx(0.08, rel=5 / np.sqrt(2e5))
     uniform = np.asarray(add_noise(intensity, Noise(uniform=0.02), key=key) - intensity)
     # Subtracting values near 8 in float32 leaves 1e-6.
-    assert uniform.min() >= -1e-6 and uniform.max() <= 0.16 + 1e-6 and uniform.mean() == pytest.approx(0.08, rel=0.02)
+    assert uniform.min() >= -1e-6
+    assert uniform.max() <= 0.16 + 1e-6
+    assert uniform.mean() == pytest.approx(0.08, rel=0.02)
 
 
 def test_keys_and_precision():
     mean = jnp.asarray(np.geomspace(0.1, 1e5, 2000), jnp.float32)
     draw = lambda m, seed: np.asarray(poisson(m, key=jax.random.key(seed)))  # noqa: E731
     plain = draw(mean, 5)
-    assert np.array_equal(plain, draw(mean, 5)) and not np.array_equal(plain, draw(mean, 6))
+    assert np.array_equal(plain, draw(mean, 5))
+    assert not np.array_equal(plain, draw(mean, 6))
     with jax.enable_x64(True):
-        assert np.array_equal(plain, draw(mean, 5)) and draw(mean, 5).dtype == np.float32
+        assert np.array_equal(plain, draw(mean, 5))
+        assert draw(mean, 5).dtype == np.float32
         double = draw(mean.astype(jnp.float64), 5)
     # The same uniforms: a float64 mean changes a draw only where rounding decides between two neighbouring counts.
-    assert np.mean(double != plain) < 0.01 and np.max(np.abs(double - plain)) <= 1.01
+    assert np.mean(double != plain) < 0.01
+    assert np.max(np.abs(double - plain)) <= 1.01
     intensity = jnp.asarray(np.geomspace(0.1, 1e3, 500), jnp.float32)
     noise = Noise(gaussian=0.05, uniform=0.02)
     single = add_noise(intensity, noise, key=jax.random.key(1))

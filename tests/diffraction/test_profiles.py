@@ -51,7 +51,9 @@ def test_limits(x64):
     np.testing.assert_allclose(voigt(offset, 1e-6, 0.05), lorentzian(offset, 0.05), rtol=3e-9)
     for profile, sigma, gamma in ((gaussian, 0.05, 0.0), (lorentzian, 0.0, 0.05)):
         limit = profile(offset, 0.05)
-        np.testing.assert_allclose(tch_pseudo_voigt(offset, jnp.asarray(max(sigma, 1e-12)), jnp.asarray(gamma)), limit, rtol=1e-9)
+        np.testing.assert_allclose(
+            tch_pseudo_voigt(offset, jnp.asarray(max(sigma, 1e-12)), jnp.asarray(gamma)), limit, rtol=1e-9
+        )
 
 
 def test_custom_derivative_against_central_differences_and_a_different_formula(x64):
@@ -77,7 +79,9 @@ def test_custom_derivative_against_central_differences_and_a_different_formula(x
 def test_derivative_at_zero_lorentz_width_is_one_sided_and_right(x64):
     # d/dgamma at gamma = 0 of Re w: -Im w'(x)/(...), by a one-sided second-order difference of scipy's profile.
     sigma, offset, h = 0.05, 0.03, 1e-6
-    numeric = (-3 * voigt_profile(offset, sigma, 0) + 4 * voigt_profile(offset, sigma, h) - voigt_profile(offset, sigma, 2 * h)) / (2 * h)
+    numeric = (
+        -3 * voigt_profile(offset, sigma, 0) + 4 * voigt_profile(offset, sigma, h) - voigt_profile(offset, sigma, 2 * h)
+    ) / (2 * h)
     for profile, rel in ((voigt, 1e-5),):
         assert float(jax.grad(lambda g: profile(offset, sigma, g))(0.0)) == pytest.approx(numeric, rel=rel)
     tch = lambda g: tch_pseudo_voigt(jnp.asarray(offset), jnp.asarray(sigma), g)  # noqa: E731
@@ -108,10 +112,14 @@ def test_tch_stands_for_the_voigt(x64, ratio):
     ours = np.asarray(tch_pseudo_voigt(jnp.asarray(offset), jnp.asarray(sigma), jnp.asarray(gamma)))
     # Thompson, Cox & Hastings (1987) claim about 1 % of the peak; measured over all ratios, 1.27 %.
     assert np.max(np.abs(ours - exact)) < 1.3e-2 * exact.max()
-    fwhm = 2 * brentq(lambda x: voigt_profile(x, sigma, gamma) - exact[0] / 2, 0, 2 * (FWHM_PER_SIGMA * sigma + gamma), xtol=1e-12)
+    fwhm = 2 * brentq(
+        lambda x: voigt_profile(x, sigma, gamma) - exact[0] / 2, 0, 2 * (FWHM_PER_SIGMA * sigma + gamma), xtol=1e-12
+    )
     # Measured here: their quintic is within 0.43 % of the exact width; Olivero & Longbothum claim 0.02 % for theirs.
     assert float(tch_parameters(jnp.asarray(sigma), jnp.asarray(gamma))[0]) == pytest.approx(fwhm, rel=5e-3)
-    assert float(voigt_fwhm(PeakShape(sigma=jnp.asarray(sigma), hwhm_lorentz=jnp.asarray(gamma)))) == pytest.approx(fwhm, rel=2.5e-4)
+    assert float(voigt_fwhm(PeakShape(sigma=jnp.asarray(sigma), hwhm_lorentz=jnp.asarray(gamma)))) == pytest.approx(
+        fwhm, rel=2.5e-4
+    )
 
 
 def test_float32_follows_inputs(x64):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import jax
-import jax.test_util
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import pytest
 
@@ -64,7 +64,9 @@ def test_padding_gives_zero_and_finite_gradients(x64, cif_folder):
     weights = jnp.asarray(np.random.default_rng(1).normal(size=len(ours)))
     total = lambda r, a, g: jnp.sum(weights * orbit_march_dollase(padded, a, r, g))  # noqa: E731
     for r in (0.6, 1.0):
-        jax.test_util.check_grads(total, (jnp.asarray(r), axis, reciprocal), order=1, modes=("fwd", "rev"), rtol=1e-6, eps=1e-6)
+        jax.test_util.check_grads(
+            total, (jnp.asarray(r), axis, reciprocal), order=1, modes=("fwd", "rev"), rtol=1e-6, eps=1e-6
+        )
 
 
 def test_angle_by_hand(x64):

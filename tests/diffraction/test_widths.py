@@ -79,11 +79,16 @@ def test_caglioti_and_its_floor(x64):
     negative = _instrument(caglioti_u=0.02, caglioti_v=-0.02, caglioti_w=0.004)
     assert np.min(0.02 * np.asarray(tangent) ** 2 - 0.02 * np.asarray(tangent) + 0.004) < 0
     held = np.asarray(caglioti_fwhm_squared(tangent, negative))
-    assert np.all(held > 0) and held.min() < 1e-6
+    assert np.all(held > 0)
+    assert held.min() < 1e-6
     slope = jax.grad(lambda w: jnp.sum(caglioti_fwhm_squared(tangent, negative.replace(caglioti_w=w))))(0.004)
-    numeric = sum(
-        sign * float(jnp.sum(caglioti_fwhm_squared(tangent, negative.replace(caglioti_w=0.004 + sign * 1e-8)))) for sign in (1, -1)
-    ) / 2e-8
+    numeric = (
+        sum(
+            sign * float(jnp.sum(caglioti_fwhm_squared(tangent, negative.replace(caglioti_w=0.004 + sign * 1e-8))))
+            for sign in (1, -1)
+        )
+        / 2e-8
+    )
     assert float(slope) == pytest.approx(numeric, rel=1e-4)
 
 

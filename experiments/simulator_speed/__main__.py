@@ -1,0 +1,3 @@
+from experiments.simulator_speed.main import main
+
+main()
