@@ -19,10 +19,10 @@ def test_safe_sqrt_at_and_below_zero():
 
 
 def test_safe_divide_by_zero():
-    value, slopes = jax.value_and_grad(lambda a, b: safe_divide(a, b), argnums=(0, 1))(3.0, 0.0)
+    value, slopes = jax.value_and_grad(safe_divide, argnums=(0, 1))(3.0, 0.0)
     assert value == 0.0
     assert slopes == (0.0, 0.0)
-    slopes = jax.grad(lambda a, b: safe_divide(a, b), argnums=(0, 1))(3.0, 2.0)
+    slopes = jax.grad(safe_divide, argnums=(0, 1))(3.0, 2.0)
     # Identities: 1/b and -a/b^2.
     assert slopes[0] == 0.5
     assert slopes[1] == -0.75

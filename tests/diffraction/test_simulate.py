@@ -90,20 +90,21 @@ _compiled = jax.jit(_pattern, static_argnames="settings")
 def test_eager_jit_vmap_and_one_compilation(x64, cif_folder):
     phase = _double(_phase(cif_folder, "quartz"))
     traced = []
+    plain = Settings(peak_sum="windowed", window=GRID.size)
 
     @jax.jit
     def counted(specimen):
         traced.append(1)
-        return _pattern(phase.crystal, phase.reflections, specimen, _instrument())
+        return _pattern(phase.crystal, phase.reflections, specimen, _instrument(), plain)
 
     specimens = [_double(Specimen(grain_size=d, microstrain=e)) for d, e in ((200.0, 0.0), (3000.0, 2e-3), (50.0, 1e-3))]
     loop = np.stack([counted(s) for s in specimens])
     assert len(traced) == 1
-    eager = _pattern(phase.crystal, phase.reflections, specimens[0], _instrument())
+    eager = _pattern(phase.crystal, phase.reflections, specimens[0], _instrument(), plain)
     # Identities, to the rounding of sums taken in another order.
     np.testing.assert_allclose(eager, loop[0], rtol=0, atol=1e-11 * loop.max())
     stacked = jax.tree.map(lambda *v: jnp.stack(v), *specimens)
-    batched = jax.jit(jax.vmap(lambda s: _pattern(phase.crystal, phase.reflections, s, _instrument())))(stacked)
+    batched = jax.jit(jax.vmap(lambda s: _pattern(phase.crystal, phase.reflections, s, _instrument(), plain)))(stacked)
     np.testing.assert_allclose(batched, loop, rtol=0, atol=1e-11 * loop.max())
 
 

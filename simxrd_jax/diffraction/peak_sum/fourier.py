@@ -87,7 +87,7 @@ def _make_plan(size: int, accuracy: Accuracy) -> _Plan:
         frequency=harmonics / native,
         inverse_spline=1.0 / spline,
         tail_points=nodes * (size - 1),
-        tail_interpolation=_chebyshev_interpolation(accuracy.tail_nodes, size),
+        tail_interpolation=_chebyshev_interpolation(nodes * (size - 1), size),
     )
 
 
@@ -98,14 +98,17 @@ def _even_fast_length(target: int) -> int:
     return length
 
 
-def _chebyshev_interpolation(nodes: int, size: int) -> np.ndarray:
-    """Matrix [nodes, size] from values at first-kind Chebyshev nodes of [0, 1] to `size` even points of it."""
-    angles = (2 * np.arange(nodes) + 1) * np.pi / (2 * nodes)
-    orders = np.arange(nodes)
-    analysis = 2.0 / nodes * np.cos(np.outer(orders, angles))
-    analysis[0] *= 0.5
-    points = np.arccos(np.clip(1.0 - 2.0 * np.arange(size) / max(size - 1, 1), -1.0, 1.0))
-    return analysis.T @ np.cos(np.outer(orders, points))
+def _chebyshev_interpolation(nodes: np.ndarray, size: int) -> np.ndarray:
+    """Matrix [2, nodes, size] from values at first-kind Chebyshev nodes of [0, size - 1] to the values of their interpolant
+    at the grid points and to its second derivatives there."""
+    count = len(nodes)
+    to_unit = lambda points: 2.0 * points / (size - 1) - 1.0  # noqa: E731
+    analysis = 2.0 / count * np.polynomial.chebyshev.chebvander(to_unit(nodes), count - 1)
+    analysis[:, 0] *= 0.5
+    points = to_unit(np.arange(size))
+    second = np.polynomial.chebyshev.chebder(np.eye(count), 2, scl=2.0 / (size - 1), axis=0)
+    values = np.polynomial.chebyshev.chebvander(points, count - 1)
+    return np.stack([analysis @ values.T, analysis @ (values[:, : count - 2] @ second).T])
 
 
 def fft_sum(
@@ -354,16 +357,20 @@ def _tails(
     peaks: PeakList, specimen: Specimen, instrument: Instrument, grid: Grid, settings: Settings, plan: _Plan
 ) -> Float[Array, " point"]:
     """What periodic tails get wrong, per grid point: the Lorentzian minus its periodic sum for peaks in the window and its
-    padding, the whole Lorentzian for peaks beyond. Gaussian parts do not reach that far."""
+    padding, the whole Lorentzian for peaks beyond.
+
+    A Gaussian part of variance v adds v/2 times the second derivative, which matters to the gradient with respect to v when
+    the Lorentzian is hundreds of points wide.
+    """
     sine = jnp.sin(0.5 * DEGREE * peaks.bragg_two_theta)
     line = None if instrument.line_fwhm is None else jnp.asarray(instrument.line_fwhm)[:, None]
     shape = peak_shape(sine, instrument, specimen, line, jnp.asarray(instrument.wavelength)[:, None])
-    strength, gamma = peaks.intensity, shape.hwhm_lorentz
+    strength, gamma, variance = peaks.intensity, shape.hwhm_lorentz, jnp.square(shape.sigma / grid.step)
     if settings.profile == "tch":
         fwhm, eta = tch_parameters(shape.sigma, shape.hwhm_lorentz)
-        strength, gamma = strength * eta, 0.5 * fwhm
+        strength, gamma, variance = strength * eta, 0.5 * fwhm, jnp.zeros_like(fwhm)
     gamma = (gamma / grid.step).ravel()
-    strength = strength.ravel()
+    strengths = jnp.stack([strength, 0.5 * strength * variance]).reshape(2, 1, -1)
     position = ((peaks.two_theta - grid.start) / grid.step).ravel()
     inside = _inside(position, plan)
     points = constant(plan.tail_points, position)[:, None]
@@ -378,8 +385,8 @@ def _tails(
         plan.native * (jnp.square(sine_hyperbolic) + jnp.square(jnp.sin(angle)) + TINY_AREA * (np.pi / plan.native) ** 2)
     )
     difference = jnp.where(inside, lorentz - periodic, lorentz)
-    coarse = jnp.sum(strength * difference, axis=1)
-    return jnp.einsum("t,tp->p", coarse, constant(plan.tail_interpolation, coarse), precision="highest")
+    coarse = jnp.sum(strengths * difference, axis=2)
+    return jnp.einsum("dt,dtp->p", coarse, constant(plan.tail_interpolation, coarse), precision="highest")
 
 
 # Regularises the Lorentzian and its periodic sum alike at zero width on a Chebyshev point. [points^2]

@@ -1,0 +1,1 @@
+"""The error of the FFT peak sum against the dense one, values and gradients."""

@@ -1,0 +1,3 @@
+from experiments.peak_sum_accuracy.main import main
+
+main()
