@@ -52,7 +52,9 @@ class PhaseBatch:
         return int(self.index.shape[0])
 
 
-def stack_phases(phases: Sequence[tuple[Crystal, ReflectionList]], index: Sequence[int] | None = None, dtype: Any = np.float32) -> PhaseBatch:
+def stack_phases(
+    phases: Sequence[tuple[Crystal, ReflectionList]], index: Sequence[int] | None = None, dtype: Any = np.float32
+) -> PhaseBatch:
     """Pads and stacks structures and computes their |F|^2.
 
     Args:

@@ -12,13 +12,21 @@ class InputError(ValueError):
 def check_two_theta_range(start: float, stop: float, step: float) -> None:
     """Raises InputError unless 0 <= start < stop < 180 and the step is positive and no longer than the range. [deg]"""
     if not all(math.isfinite(v) for v in (start, stop, step)):
-        raise InputError(f"the 2theta range {start} {stop} {step} has a value that is not a finite number; give START STOP STEP in degrees")
+        raise InputError(
+            f"the 2theta range {start} {stop} {step} has a value that is not a finite number; give START STOP STEP in degrees"
+        )
     if not 0 <= start < stop < 180:
-        raise InputError(f"the 2theta range {start:g} to {stop:g} deg is empty or outside 0 to 180; give START < STOP within it")
+        raise InputError(
+            f"the 2theta range {start:g} to {stop:g} deg is empty or outside 0 to 180; give START < STOP within it"
+        )
     if not 0 < step <= stop - start:
-        raise InputError(f"the 2theta step {step:g} deg must be positive and at most {stop - start:g}, the length of the range")
+        raise InputError(
+            f"the 2theta step {step:g} deg must be positive and at most {stop - start:g}, the length of the range"
+        )
     if (stop - start) / step > MAX_POINTS:
-        raise InputError(f"the 2theta step {step:g} deg makes more than {MAX_POINTS} points; take a larger step or a shorter range")
+        raise InputError(
+            f"the 2theta step {step:g} deg makes more than {MAX_POINTS} points; take a larger step or a shorter range"
+        )
 
 
 MAX_POINTS = 1_000_000  # one float32 pattern of 4 MB; a longer one is a mistyped step

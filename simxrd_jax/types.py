@@ -238,7 +238,9 @@ class Grid:
 
         points = np.asarray(two_theta, dtype=np.float64)
         if points.ndim != 1 or points.size < 2 or not np.all(np.isfinite(points)) or np.any(np.diff(points) <= 0):
-            raise InputError("a grid needs at least two finite 2theta values in rising order; sort the points and drop repeats")
+            raise InputError(
+                "a grid needs at least two finite 2theta values in rising order; sort the points and drop repeats"
+            )
         steps = np.diff(points)
         step = float((points[-1] - points[0]) / (points.size - 1))
         # The accumulated deviation matters, not that of single steps: rounding in a file must not tilt the grid.

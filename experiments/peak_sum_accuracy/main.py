@@ -60,9 +60,7 @@ def pattern(parameters: jax.Array, peaks: PeakList, grid: Grid, settings: Settin
 
 def cases(config: Config) -> Iterator[tuple[tuple[float, float], float, bool, float, float]]:
     """All combinations: window, FWHM in points, Lorentzian or not, grain size, microstrain."""
-    yield from itertools.product(
-        config.ranges, config.fwhm_points, config.lorentzian, config.grain_sizes, config.microstrains
-    )
+    yield from itertools.product(config.ranges, config.fwhm_points, config.lorentzian, config.grain_sizes, config.microstrains)
 
 
 def compare(config: Config, axial: float | None = None) -> list[dict[str, Any]]:
@@ -123,7 +121,10 @@ def table(rows: list[dict[str, Any]], config: Config) -> str:
     laboratory = [r for r in rows if r["microstrain"] <= 3e-3 and r["grain_size"] >= 100 and r["window"] == config.ranges[0]]
     if laboratory:
         value, _ = worst(laboratory, accuracy="training")
-        lines += ["", f"Training accuracy within the laboratory preset's sizes and strains on {config.ranges[0]}: {value:.1e}."]
+        lines += [
+            "",
+            f"Training accuracy within the laboratory preset's sizes and strains on {config.ranges[0]}: {value:.1e}.",
+        ]
     return "\n".join(lines)
 
 
@@ -142,5 +143,3 @@ def main() -> None:
         beside = arguments.json.with_name(arguments.json.name + ".part")
         beside.write_text(json.dumps(rows, indent=1) + "\n")
         beside.replace(arguments.json)
-
-

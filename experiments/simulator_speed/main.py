@@ -205,7 +205,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the numbers here")
     parser.add_argument("--structures", type=int, default=CONFIG.structures, help="structures taken (default %(default)s)")
-    parser.add_argument("--repeats", type=int, default=CONFIG.repeats, help="timed calls, fastest counts (default %(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=CONFIG.repeats, help="timed calls, fastest counts (default %(default)s)"
+    )
     parser.add_argument("--no-peers", action="store_true", help="leave the other programs out")
     arguments = parser.parse_args()
     config = dataclasses.replace(CONFIG, structures=arguments.structures, repeats=arguments.repeats)

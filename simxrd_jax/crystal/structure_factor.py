@@ -65,9 +65,7 @@ def amplitudes(
     f_imaginary = jnp.broadcast_to(crystal.f_double_prime, f_real.shape)
     if specimen.debye_temperature is not None:
         temperature = cell.REFERENCE_TEMPERATURE if specimen.temperature is None else specimen.temperature
-        species_damping = jnp.exp(
-            -s_squared[:, None] * debye_biso(crystal.mass, temperature, specimen.debye_temperature)
-        )
+        species_damping = jnp.exp(-s_squared[:, None] * debye_biso(crystal.mass, temperature, specimen.debye_temperature))
         f_real, f_imaginary = f_real * species_damping, f_imaginary * species_damping
     return (
         crystal.centring * jnp.sum(geometric * f_real, axis=1),

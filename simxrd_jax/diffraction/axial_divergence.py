@@ -65,3 +65,16 @@ def axial_points(
     closed = total <= 0
     weight = jnp.where(closed, 1.0 / weight.shape[1], weight / jnp.where(closed, 1.0, total))
     return shift / DEGREE, weight
+
+
+def mean_axial_shift(two_theta: Float[Array, " peak"], source: Scalar, detector: Scalar) -> Float[Array, " peak"]:
+    """Mean shift of the apparent angle for small openings, -(S^2 + H^2)/6 cot(2theta) in radians.
+
+    In the limit of small h the shift is -(h^2/2) cot(2theta), and h is the difference of two uniform numbers of half widths
+    S and H, whose mean square is (S^2 + H^2)/3.
+
+    Returns:
+      Shift. [deg]
+    """
+    angle = DEGREE * jnp.clip(two_theta, 1.0, 179.0)
+    return -(source**2 + detector**2) / (6.0 * DEGREE * jnp.tan(angle))

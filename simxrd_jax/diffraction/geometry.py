@@ -16,9 +16,7 @@ from simxrd_jax.types import Instrument, Scalar
 MAX_SIN_THETA = 1.0 - 1.5e-6
 
 
-def sin_theta(
-    s_squared: Float[Array, " hkl"], wavelength: Scalar
-) -> tuple[Float[Array, " hkl"], Bool[Array, " hkl"]]:
+def sin_theta(s_squared: Float[Array, " hkl"], wavelength: Scalar) -> tuple[Float[Array, " hkl"], Bool[Array, " hkl"]]:
     """sin(theta) = lambda s, held below 1, and whether the wavelength reaches the reflection.
 
     Args:

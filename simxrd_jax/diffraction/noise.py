@@ -84,4 +84,3 @@ def _expanded_quantile(mean, uniform):
     root = jnp.sqrt(mean)
     value = mean + root * z + (z * z - 1.0) / 6.0 - z * (z * z + 2.0) / (72.0 * root)
     return jnp.maximum(jnp.round(value), 0.0)
-

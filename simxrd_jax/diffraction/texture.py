@@ -14,9 +14,7 @@ from simxrd_jax.numerics import safe_divide
 from simxrd_jax.types import ReflectionList, Scalar
 
 
-def march_dollase(
-    cos_squared: Float[Array, " member"], r: Scalar
-) -> Float[Array, " member"]:
+def march_dollase(cos_squared: Float[Array, " member"], r: Scalar) -> Float[Array, " member"]:
     """Pole density (r^2 cos^2 a + sin^2 a / r)^(-3/2) at the angle a between plane normal and texture axis.
 
     Its mean over the sphere is 1 for every r > 0; r = 1 gives 1.

@@ -33,7 +33,9 @@ def dense_sum(
         position, intensity, sigma, gamma = (v[:, None] for v in chunk)
         return total + jnp.sum(intensity * profile(two_theta - position, sigma, gamma), axis=0), None
 
-    return _scan_chunks(add_chunk, jnp.zeros_like(two_theta), _sub_peaks(peaks, specimen, instrument, settings), settings.chunk)
+    return _scan_chunks(
+        add_chunk, jnp.zeros_like(two_theta), _sub_peaks(peaks, specimen, instrument, settings), settings.chunk
+    )
 
 
 def windowed_sum(
@@ -57,7 +59,9 @@ def windowed_sum(
         values = profile(two_theta[index] - position[:, None], sigma[:, None], gamma[:, None])
         return total.at[index].add(intensity[:, None] * values), None
 
-    return _scan_chunks(add_chunk, jnp.zeros_like(two_theta), _sub_peaks(peaks, specimen, instrument, settings), settings.chunk)
+    return _scan_chunks(
+        add_chunk, jnp.zeros_like(two_theta), _sub_peaks(peaks, specimen, instrument, settings), settings.chunk
+    )
 
 
 def _sub_peaks(peaks: PeakList, specimen: Specimen, instrument: Instrument, settings: Settings) -> _SubPeaks:
@@ -87,7 +91,9 @@ def _scan_chunks(add_chunk, start: Float[Array, " point"], sub_peaks: _SubPeaks,
     chunk = min(chunk, count)
     extra = -count % chunk
     # Padding repeats the first peak's position and widths: in range, never 0/0.
-    padded = [jnp.concatenate([v, jnp.broadcast_to(v[:1] * (0.0 if i == 1 else 1.0), (extra,))]) for i, v in enumerate(sub_peaks)]
+    padded = [
+        jnp.concatenate([v, jnp.broadcast_to(v[:1] * (0.0 if i == 1 else 1.0), (extra,))]) for i, v in enumerate(sub_peaks)
+    ]
     chunks = tuple(v.reshape(-1, chunk) for v in padded)
     total, _ = lax.scan(jax.checkpoint(add_chunk), start, chunks)
     return total

@@ -31,7 +31,7 @@ import scipy.fft
 from jax import lax
 from jaxtyping import Array, Complex, Float, Int
 
-from simxrd_jax.diffraction.axial_divergence import axial_points
+from simxrd_jax.diffraction.axial_divergence import axial_points, mean_axial_shift
 from simxrd_jax.diffraction.profiles import tch_parameters
 from simxrd_jax.diffraction.settings import Accuracy, Settings
 from simxrd_jax.diffraction.widths import PeakShape, peak_shape, voigt_fwhm
@@ -46,8 +46,14 @@ PADDING_SHARE = 0.045
 MIN_PADDING_POINTS = 48
 # Points of the table that places the nodes.
 NODE_TABLE_POINTS = 96
-# Share of the node density that is uniform in 2theta, so that constant widths still get spread nodes.
-UNIFORM_NODE_SHARE = 0.05
+# Share of the node density that is uniform in 2theta: spacings that grow too fast from one node to the next spoil the
+# interpolation more than an unequal share of change does.
+UNIFORM_NODE_SHARE = 0.3
+# Axial divergence changes the kernel's shape besides its width, and takes this many times as many nodes.
+AXIAL_NODE_FACTOR = 1.5
+# The first node stands no lower than this share of the window's start: peaks further down send only tails into the window,
+# while axial divergence, which grows as 1/tan(2theta), would draw most nodes to them.
+LOWEST_NODE_SHARE = 0.6
 # Bragg angles at which nodes may stand: widths diverge at 180 deg, axial divergence at 0.
 NODE_RANGE = (0.5, 176.0)
 # Frequencies are m = PHASE_BLOCK a + b, so that axial phases are products of two short tables.
@@ -120,9 +126,11 @@ def fft_sum(
       InputError: the grid is not uniform.
     """
     if grid.start is None or grid.step is None:
-        raise InputError("the FFT peak sum needs evenly spaced points; use the dense or windowed sum for a grid with gaps or segments")
+        raise InputError(
+            "the FFT peak sum needs evenly spaced points; use the dense or windowed sum for a grid with gaps or segments"
+        )
     plan = _make_plan(grid.size, settings.accuracy)
-    nodes = _node_angles(grid, plan, instrument, specimen, node_count(grid, settings.accuracy))
+    nodes = _node_angles(grid, plan, instrument, specimen, node_count(grid, instrument, settings.accuracy))
     spectrum = jnp.zeros((), dtype=jnp.result_type(peaks.intensity, 1j))
     if instrument.line_fwhm is None:
         spectrum = _group_spectrum(peaks, nodes, None, specimen, instrument, grid, settings, plan)
@@ -136,11 +144,13 @@ def fft_sum(
     return (window + _tails(peaks, specimen, instrument, grid, settings, plan)) / grid.step
 
 
-def node_count(grid: Grid, accuracy: Accuracy) -> int:
+def node_count(grid: Grid, instrument: Instrument, accuracy: Accuracy) -> int:
     """Nodes for a grid: widths can change by up to a factor tan(theta_max)/tan(theta_min) over it (microstrain)."""
     low = max(grid.start, 2.0)  # type: ignore[type-var]
     high = min(grid.start + grid.step * (grid.size - 1), 170.0)  # type: ignore[operator]
     folds = np.log(np.tan(0.5 * DEGREE * high) / np.tan(0.5 * DEGREE * low)) if high > low else 0.0
+    if instrument.axial_source is not None and instrument.axial_detector is not None:
+        folds *= AXIAL_NODE_FACTOR
     return max(accuracy.stencil, int(np.ceil(accuracy.nodes_per_fold * folds)))
 
 
@@ -153,7 +163,7 @@ def _node_angles(grid: Grid, plan: _Plan, instrument: Instrument, specimen: Spec
     specimen, instrument = lax.stop_gradient((specimen, instrument))
     margin = plan.padding * grid.step
     shift = jnp.asarray(instrument.zero_shift)
-    low = jnp.clip(grid.start - margin - shift, *NODE_RANGE)
+    low = jnp.clip(jnp.maximum(grid.start - margin, LOWEST_NODE_SHARE * grid.start) - shift, *NODE_RANGE)
     high = jnp.clip(grid.start + grid.step * (grid.size - 1) + margin - shift, *NODE_RANGE)
     fraction = constant(np.linspace(0.0, 1.0, NODE_TABLE_POINTS), low)
     table = low + (high - low) * fraction
@@ -193,6 +203,10 @@ def _group_spectrum(
     """Fine spectrum of the peaks that share one set of kernels: all lines, or the one with index `line`."""
     position = (peaks.two_theta.ravel() - grid.start) / grid.step
     bragg, intensity = peaks.bragg_two_theta.ravel(), peaks.intensity.ravel()
+    if instrument.axial_source is not None and instrument.axial_detector is not None:
+        # The mean shift moves the stick; only the shape around it is left to the kernel, which then changes less from node
+        # to node.
+        position = position + mean_axial_shift(bragg, instrument.axial_source, instrument.axial_detector) / grid.step
     inside = _inside(position, plan)
     position = jnp.where(inside, position, 0.0)
     stencil = settings.accuracy.stencil
@@ -327,6 +341,7 @@ def _axial_transform(
     is a small matrix product and only (M/PHASE_BLOCK + PHASE_BLOCK) sines a point are taken.
     """
     shift, weight = axial_points(nodes, instrument.axial_source, instrument.axial_detector, points)  # type: ignore[arg-type]
+    shift = shift - mean_axial_shift(nodes, instrument.axial_source, instrument.axial_detector)[:, None]  # type: ignore[arg-type]
     cycles = shift / (grid.step * plan.native)  # per harmonic
     count = plan.fine // 2 + 1
     blocks = -(-count // PHASE_BLOCK)
@@ -381,8 +396,10 @@ def _tails(
     a = np.pi * gamma / plan.native
     sine_hyperbolic = jnp.sinh(jnp.minimum(a, 40.0))
     cosine_hyperbolic = jnp.cosh(jnp.minimum(a, 40.0))
-    periodic = sine_hyperbolic * cosine_hyperbolic / (
-        plan.native * (jnp.square(sine_hyperbolic) + jnp.square(jnp.sin(angle)) + TINY_AREA * (np.pi / plan.native) ** 2)
+    periodic = (
+        sine_hyperbolic
+        * cosine_hyperbolic
+        / (plan.native * (jnp.square(sine_hyperbolic) + jnp.square(jnp.sin(angle)) + TINY_AREA * (np.pi / plan.native) ** 2))
     )
     difference = jnp.where(inside, lorentz - periodic, lorentz)
     coarse = jnp.sum(strengths * difference, axis=2)

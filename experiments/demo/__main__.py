@@ -1,0 +1,3 @@
+from experiments.demo.main import main
+
+main()

@@ -1,0 +1,90 @@
+"""The demo: three reference crystals, a thousand patterns of a structure library, and a fit; figures and a table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.demo import fit, library, pictures
+from experiments.demo.config import CONFIG, Config
+from experiments.demo.pictures import space_group_text
+from simxrd_jax.commands.simulate import ALPHA, Options, SimulatedPattern, specimen_patterns
+from simxrd_jax.phases import as_structure
+from simxrd_jax.plots import figure_bytes, plot_pattern
+
+LISTED_PEAKS = 3  # peaks of each reference crystal in the table
+
+
+def main(arguments: Sequence[str] | None = None, config: Config = CONFIG) -> None:
+    """Runs the three parts, prints their tables and says where the figures are."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the figures (default %(default)s)")
+    output: Path = parser.parse_args(arguments).output
+    output.mkdir(parents=True, exist_ok=True)
+    begin = time.perf_counter()
+
+    print(f"simxrd_jax demo on {jax.devices()[0].device_kind} ({os.cpu_count()} cores), jax {jax.__version__}\n")
+    print(_references(config, output))
+    print(_library(config, output))
+    print(_fit(config, output))
+    print(f"{len(list(output.glob('*.png')))} figures in {output.resolve()}; {time.perf_counter() - begin:.0f} s in all")
+
+
+def _references(config: Config, output: Path) -> str:
+    lines = ["1. Reference crystals, Cu K-alpha", f"   {'phase':22s}{'space group':14s}strongest peaks (hkl at 2theta)"]
+    for path in config.references:
+        options = Options(conditions=config.reference_conditions, two_theta=(15.0, 100.0, 0.02))
+        made = next(specimen_patterns([str(path)], options))
+        table, structure = made.tables[0], as_structure(path)
+        title = f"{table.name}, {space_group_text(structure.space_group_symbol)}, Cu K{ALPHA}"
+        _write(plot_pattern(made.two_theta, made.intensity, made.tables, title=title), output / f"reference_{path.stem}.png")
+        lines.append(f"   {table.name:22s}{structure.space_group_symbol:14s}{_strongest(made)}")
+    return "\n".join(lines) + "\n"
+
+
+def _strongest(made: SimulatedPattern) -> str:
+    table = made.tables[0]
+    order = np.argsort(-table.intensity)[:LISTED_PEAKS]
+    return ", ".join(f"{' '.join(str(v) for v in table.hkl[i])} at {table.two_theta[i]:.3f}" for i in order)
+
+
+def _library(config: Config, output: Path) -> str:
+    result = library.run(config.library)
+    preset = config.library.preset
+    _write(pictures.contact_sheet(result, preset), output / "library.png")
+    plain, whole = result.simulate_seconds, result.simulate_seconds + result.compile_seconds
+    return (
+        f"2. {result.patterns:,} patterns of {result.structures} structures under the preset {preset!r}\n"
+        f"   compilation of {result.groups} programs   {result.compile_seconds:8.1f} s\n"
+        f"   simulation                  {plain:8.2f} s\n"
+        f"   rate, compiled              {result.patterns / plain:8,.0f} patterns/s\n"
+        f"   rate, compilation included  {result.patterns / whole:8,.0f} patterns/s\n"
+    )
+
+
+def _fit(config: Config, output: Path) -> str:
+    result = fit.run(config.fit)
+    _write(pictures.fit_figure(result, config.fit), output / "fit.png")
+    _write(pictures.convergence_figure(result, config.fit), output / "convergence.png")
+    lines = [
+        f"3. Fit of {config.fit.cif.stem}: {len(result.steps) - 1} steps, reduced chi^2 {result.chi_squared[-1]:.3f}",
+        f"   {'parameter':18s}{'true':>10s}{'start':>10s}{'fitted':>12s}{'+-':>10s}  unit",
+    ]
+    for name, (label, factor, unit) in pictures.SHOWN.items():
+        true, start = factor * config.fit.true[name], factor * config.fit.start[name]
+        value, sigma = factor * result.steps[-1][name], factor * result.uncertainty[name]
+        digits = max(0, 1 - int(np.floor(np.log10(sigma))))
+        unit = unit.replace("Å", "A").replace("10⁻³", "1e-3").replace("° 2θ", "deg")
+        lines.append(f"   {label:18s}{true:10g}{start:10g}{value:12.{digits}f}{sigma:10.{digits}f}  {unit}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _write(figure: Figure, path: Path) -> None:
+    path.write_bytes(figure_bytes(figure, path))

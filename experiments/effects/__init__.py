@@ -1,0 +1,1 @@
+"""A small figure of every physical effect and the parameter tables, for docs/physics.md."""

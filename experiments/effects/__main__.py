@@ -1,0 +1,3 @@
+from experiments.effects.main import main
+
+main()
