@@ -1,8 +1,8 @@
 """Host and device. Batches of patterns of many structures in one call.
 
 Structures are grouped by the power-of-two length of their reflection lists, so that padding stays below half and each group
-is one compiled program. Inside the jitted call a batch is mapped in chunks: on CPU a chunk's working set then stays in cache (a
-batch of 256 at once is 1.5 to 2 times slower), on an accelerator one chunk is the whole batch. Sample i of a batch draws
+is one compiled program. Inside the jitted call a batch is mapped in chunks: on CPU a chunk's working set then stays in cache
+(a batch of 256 at once is 1.5 to 2 times slower), on an accelerator one chunk is the whole batch. Sample i of a batch draws
 from `fold_in(key, i)`, whatever the chunk or the group.
 """
 
@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Float, Int, Key
 
 from simxrd_jax.crystal.build import stack
 from simxrd_jax.crystal.reflections import bucket_size
 from simxrd_jax.crystal.structure_factor import f_squared
 from simxrd_jax.diffraction.settings import Settings
 from simxrd_jax.presets import Preset, simulate_preset
-from simxrd_jax.types import Crystal, Grid, Pattern, ReflectionList
+from simxrd_jax.types import Array, Crystal, Grid, Pattern, ReflectionList
 
 # Patterns mapped at once on CPU: 8 to 64 measure alike with `python -m experiments.simulator_speed`, 256 is slower.
 CPU_CHUNK = 32

@@ -1,8 +1,8 @@
 """Host and device. Presets: named distributions of conditions.
 
 Sampling a preset with a key gives conditions, and conditions give a pattern; both are returned, so that every number
-behind a pattern is known. Each condition draws from its own key, folded from its name, by inverting its distribution: adding one changes no other's
-draws.
+behind a pattern is known. Each condition draws from its own key, folded from its name, by inverting its distribution: adding
+one changes no other's draws.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float, Key
 
 from simxrd_jax.conditions import CONDITIONS, ORIENTATION_DRAWS, build, nearest
 from simxrd_jax.constants import RADIATIONS, Radiation
@@ -25,7 +25,7 @@ from simxrd_jax.diffraction.noise import DRAW_DTYPE, add_noise
 from simxrd_jax.diffraction.settings import TRAINING, Settings
 from simxrd_jax.diffraction.simulate import simulate
 from simxrd_jax.errors import InputError
-from simxrd_jax.types import Crystal, Grid, Pattern, ReflectionList
+from simxrd_jax.types import Array, Crystal, Grid, Pattern, ReflectionList
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,9 @@ def sample(preset: Preset, n_hkl: int, *, key: Key[Array, ""]) -> dict[str, Floa
     values = {name: jnp.asarray(value, dtype=DRAW_DTYPE) for name, value in preset.fixed.items()}
     # One vectorised draw for all conditions: as many draws one by one would double the compile time.
     numbers = jnp.asarray([_number(name) for name in preset.drawn], dtype=jnp.uint32)
-    if preset.drawn:
-        longest = max(math.prod(CONDITIONS[name].shape) for name in preset.drawn)
-        draw = lambda number: jax.random.uniform(jax.random.fold_in(key, number), (longest,), DRAW_DTYPE)  # noqa: E731
-        uniform = jax.vmap(draw)(numbers)
+    longest = max((math.prod(CONDITIONS[name].shape) for name in preset.drawn), default=1)
+    draw = lambda number: jax.random.uniform(jax.random.fold_in(key, number), (longest,), DRAW_DTYPE)  # noqa: E731
+    uniform = jax.vmap(draw)(numbers)
     for i, (name, distribution) in enumerate(preset.drawn.items()):
         shape = CONDITIONS[name].shape
         values[name] = distribution.quantile(uniform[i, : math.prod(shape)].reshape(shape))

@@ -10,14 +10,17 @@ Dimension names, used everywhere: `hkl` (unique reflections), `member` (orbit me
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from flax import struct
 from jaxtyping import Float, Int
 
-Array = jax.Array | np.ndarray
+if TYPE_CHECKING:
+    Array = Any  # a jax.Array, or a numpy array that JAX converts where it is used
+else:
+    Array = jax.Array | np.ndarray
 Scalar = Float[Array, ""] | float
 
 
@@ -202,17 +205,23 @@ class Noise:
 class Grid:
     """Points of the pattern on 2theta.
 
-    Build it with `Grid.uniform` or `Grid.from_points`; `start` and `step` are static and None on an uneven grid.
+    Build it with `Grid.uniform` or `Grid.from_points`; `start`, `step` and `size` are static; the step is 0 on an
+    uneven grid.
     """
 
     two_theta: Float[Array, " point"]
-    start: float | None = struct.field(pytree_node=False, default=None)
-    step: float | None = struct.field(pytree_node=False, default=None)
+    start: float = struct.field(pytree_node=False, default=0.0)
+    step: float = struct.field(pytree_node=False, default=0.0)
     size: int = struct.field(pytree_node=False, default=0)
 
     # Relative deviation of a step below which points count as evenly spaced: a tenth of what a 0.001 deg grid printed
     # with six decimals shows.
     EVEN_TOLERANCE = 1e-4
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether the points are evenly spaced."""
+        return self.step > 0
 
     @classmethod
     def uniform(cls, start: float, stop: float, step: float) -> Grid:

@@ -5,6 +5,18 @@ from __future__ import annotations
 import pathlib
 
 import pytest
+from jaxtyping import install_import_hook
+
+# Shapes and dtypes of every annotated function are checked while the tests run; in production they are comments.
+DEVICE_MODULES = [
+    "simxrd_jax.diffraction",
+    "simxrd_jax.crystal.cell",
+    "simxrd_jax.crystal.displacement",
+    "simxrd_jax.crystal.scattering",
+    "simxrd_jax.crystal.structure_factor",
+    "simxrd_jax.numerics",
+]
+install_import_hook(DEVICE_MODULES, "runtime_types.check")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

@@ -10,10 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
 from tqdm import tqdm
 
 from experiments.effects import tables
@@ -45,7 +48,7 @@ U_PER_B = 1.0 / (8.0 * math.pi**2)
 def structure_factor(left: Axes, right: Axes) -> None:
     """Hematite, whose iron is close to its absorption edge at Cu K-alpha, with and without dispersion."""
     for axes, window in ((left, (22.0, 44.0)), (right, (47.0, 66.0))):
-        for colour, label, on in ((INK, "with f′, f″", True), (COLOURS[2], "without", False)):
+        for colour, label, on in ((INK, "with $f'$, $f''$", True), (COLOURS[2], "without", False)):
             x, y = pattern("hematite", window, {"grain_size": 400.0}, dispersion=on)
             axes.plot(x, y / 1e3, color=colour, label=label, linestyle="-" if on else (0, (4, 2)))
         _pattern_axes(axes, "hematite" if axes is left else "")
@@ -58,14 +61,17 @@ def displacement(left: Axes, right: Axes) -> None:
         x, y = pattern("Al2O3", (60.0, 100.0), {"biso": b, "grain_size": 400.0})
         left.plot(x, y, color=colour, label=f"biso {b:g} Å²")
     _pattern_axes(left, "corundum")
-    window = (55.0, 80.0)
+    window = (60.0, 95.0)
     crystal = phase("calcite", *window).crystal
     mean = 8 * math.pi**2 * np.array([_u_equivalent(u, np.asarray(crystal.lattice)) for u in np.asarray(crystal.u_aniso)])
     isotropic = crystal.replace(u_aniso=None, biso=jnp.asarray(mean))  # pyright: ignore[reportAttributeAccessIssue]
-    for colour, label, atoms in ((INK, "tensors $U_{ij}$", crystal), (COLOURS[2], "equivalent B", isotropic)):
-        x, y = pattern("calcite", window, {"grain_size": 400.0}, crystal=atoms)
-        right.plot(x, y, color=colour, label=label, linestyle="-" if atoms is crystal else (0, (4, 2)))
+    x, tensors = pattern("calcite", window, {"grain_size": 400.0})
+    _, scalars = pattern("calcite", window, {"grain_size": 400.0}, crystal=isotropic)
+    right.plot(x, tensors, color=INK, label="tensors $U_{ij}$")
+    right.plot(x, 10 * (scalars - tensors), color=COLOURS[2], label=r"(equivalent B $-$ tensors) $\times$ 10")
+    low = right.get_ylim()[0]
     _pattern_axes(right, "calcite")
+    right.set_ylim(low, 1.3 * tensors.max())
     left.legend()
     right.legend()
 
@@ -81,7 +87,7 @@ def debye(left: Axes, right: Axes) -> None:
     """B(T) of the Debye model for silicon, and its pattern with thermal expansion."""
     kelvin = np.linspace(5.0, 1000.0, 200)
     for colour, theta in zip(COLOURS, (350.0, 540.0, 800.0), strict=False):
-        b = [float(debye_biso(np.array([28.085]), t, theta)[0]) for t in kelvin]
+        b = [float(debye_biso(jnp.array([28.085]), t, theta)[0]) for t in kelvin]
         left.plot(kelvin, b, color=colour, label=rf"$\Theta_D$ = {theta:g} K")
     left.set(xlabel="temperature (K)", ylabel="B (Å²)", ylim=(0, None), xlim=(0, 1000))
     left.set_title("silicon's mass", loc="left")
@@ -126,7 +132,7 @@ def size(left: Axes, right: Axes) -> None:
 
 def microstrain(left: Axes, right: Axes) -> None:
     """Strain broadening."""
-    rows = [(f"e = {1e3 * e:g}×10⁻³".replace("×", r"$\times$"), {"microstrain": e}) for e in (0.0, 5e-4, 2e-3, 5e-3)]
+    rows = [(rf"e = {1e3 * e:g}$\times$10$^{{-3}}$", {"microstrain": e}) for e in (0.0, 5e-4, 2e-3, 5e-3)]
     rows[0] = ("no broadening", {})
     _widths(left, rows, "without instrument")
     _compare(right, "LaB6", (46.0, 57.0), rows, "LaB$_6$")
@@ -158,8 +164,9 @@ def orientation(left: Axes, right: Axes) -> None:
             points = Grid(two_theta=grid, size=len(grid))
             y = simulate(loaded.crystal, loaded.reflections, specimen, instrument, points, None, DENSE).intensity
             axes.plot(grid, y, color=colour, label="with the factor" if on else "without", linewidth=1.0)
+        axes.margins(y=0.3)
         _pattern_axes(axes, rf"corundum, factor clipped to 1 $\pm$ {clip:g}")
-    left.legend(loc="upper left")
+    left.legend(loc="upper left", ncols=2)
 
 
 def lorentz_polarization_figure(left: Axes, right: Axes) -> None:
@@ -221,7 +228,8 @@ def emission(left: Axes, right: Axes) -> None:
     for colour, name in ((INK, "CuKa1"), (COLOURS[2], "CuKa")):
         x, y = pattern("LaB6", window, {}, radiation=RADIATIONS[name])
         left.plot(x, y, color=colour, label=f"Cu K{ALPHA}" + (r"$_1$" if name.endswith("1") else r"$_{1,2}$"))
-    for colour, label, natural in ((INK, "sharp lines", None), (COLOURS[2], "natural widths", (5.4e-4, 7.3e-4))):
+    # 2.4 and 3.0 eV, round values for Cu.
+    for colour, label, natural in ((INK, "sharp lines", None), (COLOURS[2], "natural widths", (4.6e-4, 5.7e-4))):
         x, y = pattern("LaB6", window, {}, radiation=RADIATIONS["CuKa"], line_fwhm=natural)
         right.plot(x, y, color=colour, label=label)
     for axes in (left, right):
@@ -236,7 +244,7 @@ def instrument_widths(left: Axes, right: Axes) -> None:
         ("+ U = 0.004", {"caglioti_w": 0.006, "caglioti_u": 0.004}),
         (r"+ V = $-$0.006", {"caglioti_w": 0.006, "caglioti_u": 0.004, "caglioti_v": -0.006}),
     )
-    _widths(left, caglioti, "Gaussian (Caglioti), deg$^2$")
+    _widths(left, caglioti, "Gaussian: U, V, W in deg$^2$")
     lorentz = (
         ("1/cos 0.02°", {"lorentz_inverse_cos": 0.02}),
         ("tan 0.02°", {"lorentz_tan": 0.02}),
@@ -264,7 +272,7 @@ def profiles(left: Axes, right: Axes) -> None:
 
 def axial_divergence(left: Axes, right: Axes) -> None:
     """Finger-Cox-Jephcoat asymmetry at low angle, and its reversal at high angle."""
-    for axes, window, label in ((left, (20.6, 21.7), "LaB$_6$ (1 0 0)"), (right, (147.5, 152.5), "LaB$_6$ (5 1 0)")):
+    for axes, window, label in ((left, (20.6, 21.7), "LaB$_6$ (1 0 0)"), (right, (147.9, 149.5), "LaB$_6$ (5 1 0)")):
         for colour, a in zip(COLOURS, (0.0, 0.02, 0.04), strict=False):
             conditions = {"axial_source": a, "axial_detector": a} if a else {}
             x, y = pattern("LaB6", window, conditions)
@@ -340,7 +348,7 @@ def mixtures(left: Axes, right: Axes) -> None:
 
 def peak_sums(left: Axes, right: Axes) -> None:
     """What the FFT sum returns for a peak of 1.2 grid points, and its error against the width."""
-    step, window = 0.02, (28.0, 29.6)
+    step = 0.02
     loaded = load_phase(CONFIG.cifs / "LaB6.cif", TUBE, (25.0, 35.0), margin=3.0)
     grid = Grid.uniform(25.0, 35.0, step)
     fine = np.linspace(30.2, 30.57, 400)
@@ -372,7 +380,6 @@ def peak_sums(left: Axes, right: Axes) -> None:
     right.set_xticks([1, 2, 2.5, 4, 6, 10], labels=["1", "2", "2.5", "4", "6", "10"])
     right.set_xticks([], minor=True)
     right.legend()
-    del window
 
 
 def presets(left: Axes, right: Axes) -> None:
@@ -394,9 +401,42 @@ def presets(left: Axes, right: Axes) -> None:
         _pattern_axes(axes, f"corundum, preset {name}", preset.two_theta[:2])
 
 
-def readme(left: Axes, right: Axes) -> None:
-    """Corundum, and the exact derivative of its pattern with respect to grain size and to the c axis."""
-    del left, right
+def readme() -> Figure:
+    """Corundum, and the exact derivatives of its pattern with respect to grain size and to the c axis."""
+    window = (24.0, 70.0)
+    loaded = phase("Al2O3", *window, RADIATIONS["CuKa"])
+    x = np.linspace(*window, 2 * CONFIG.points)
+    grid = Grid(two_theta=x, size=len(x))
+
+    def intensity(grain_size: Any, stretch: Any) -> Any:
+        strain = {"strain_xx": 0.0, "strain_zz": stretch}
+        specimen, instrument, _, _ = build({**SHARP, **strain, "grain_size": grain_size}, RADIATIONS["CuKa"])
+        return simulate(loaded.crystal, loaded.reflections, specimen, instrument, grid, None, DENSE).intensity
+
+    at = (jnp.asarray(300.0), jnp.asarray(0.0))
+    y = np.asarray(intensity(*at))
+    by_size, by_axis = (np.asarray(v) for v in jax.jacfwd(intensity, argnums=(0, 1))(*at))
+    figure = _figure(CONFIG.width, 4.4)
+    rows = figure.subplots(3, 1, sharex=True, height_ratios=(2.0, 1.0, 1.0))
+    figure.subplots_adjust(left=0.03, right=0.985, bottom=0.095, top=0.95, hspace=0.28)
+    titles = (
+        f"corundum, Cu K{ALPHA}, 300 Å grains",
+        "derivative with respect to grain size",
+        "derivative with respect to the length of the c axis",
+    )
+    for axes, values, title, colour in zip(rows, (y, by_size, by_axis), titles, (INK, COLOURS[1], COLOURS[2]), strict=True):
+        axes.plot(x, values / np.abs(values).max(), color=colour, linewidth=1.0)
+        axes.set_title(title, loc="left", color=colour)
+        axes.set_yticks([])
+        if values is not y:
+            axes.axhline(0.0, color="#8a8a8a", linewidth=0.5)
+            axes.spines["bottom"].set_visible(False)
+            axes.tick_params(bottom=False)
+    rows[0].set_ylim(-0.01, 1.05)
+    rows[2].spines["bottom"].set_visible(True)
+    rows[2].tick_params(bottom=True)
+    rows[2].set(xlim=window, xlabel="2θ (degrees)")
+    return figure
 
 
 EFFECTS: Mapping[str, Callable[[Axes, Axes], None]] = {
@@ -422,6 +462,9 @@ EFFECTS: Mapping[str, Callable[[Axes, Axes], None]] = {
     "peak_sums": peak_sums,
     "presets": presets,
 }
+
+README = "readme"  # the figure of README.md
+NAMES = (*EFFECTS, README)
 
 
 def _compare(
@@ -454,27 +497,36 @@ def _pattern_axes(axes: Axes, title: str, window: tuple[float, float] | None = N
     axes.set_ylim(0, None)
     axes.set(xlabel="2θ (degrees)", ylabel="intensity")
     axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.set_title(title, loc="left")
 
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 8.0, "axes.titlesize": 8.5, "legend.fontsize": 7.5, "legend.frameon": False, "lines.linewidth": 1.1,
     "axes.spines.top": False, "axes.spines.right": False, "legend.borderaxespad": 0.1, "legend.handlelength": 1.6,
 }  # fmt: skip
 
 
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def draw(name: str) -> bytes:
     """A figure as the bytes of a PNG."""
-    import matplotlib as mpl
-
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(CONFIG.width, CONFIG.height), facecolor="white")
-        FigureCanvasAgg(figure)
-        left, right = figure.subplots(1, 2)
-        figure.subplots_adjust(left=0.075, right=0.985, bottom=0.17, top=0.9, wspace=0.2)
-        EFFECTS[name](left, right)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=CONFIG.dpi, metadata={"Software": None})
+        if name == README:
+            figure = readme()
+        else:
+            figure = _figure(CONFIG.width, CONFIG.height)
+            left, right = figure.subplots(1, 2)
+            figure.subplots_adjust(left=0.085, right=0.98, bottom=0.17, top=0.9, wspace=0.2)
+            EFFECTS[name](left, right)
+        raw, buffer = io.BytesIO(), io.BytesIO()
+        figure.savefig(raw, format="png", dpi=CONFIG.dpi)
+    # A palette of 64 colours holds lines and their smoothed edges in a third of the bytes.
+    Image.open(raw).convert("RGB").quantize(64).save(buffer, format="png", optimize=True)
     content = buffer.getvalue()
     if len(content) > CONFIG.max_bytes:
         raise ValueError(f"the figure {name} has {len(content)} bytes, more than {CONFIG.max_bytes}; lower its dpi")
@@ -484,11 +536,11 @@ def draw(name: str) -> bytes:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draws the figures that are asked for (all by default) and renews the tables of docs/physics.md."""
     parser = argparse.ArgumentParser(prog="python -m experiments.effects", description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"figures to draw, of {', '.join(EFFECTS)} (default: all)")
-    names: list[str] = parser.parse_args(arguments).names or list(EFFECTS)
-    unknown = [name for name in names if name not in EFFECTS]
+    parser.add_argument("names", nargs="*", help=f"figures to draw, of {', '.join(NAMES)} (default: all)")
+    names: list[str] = parser.parse_args(arguments).names or list(NAMES)
+    unknown = [name for name in names if name not in NAMES]
     if unknown:
-        parser.error(f"there is no figure {unknown[0]}; choose from {', '.join(EFFECTS)}")
+        parser.error(f"there is no figure {unknown[0]}; choose from {', '.join(NAMES)}")
     CONFIG.figures.mkdir(parents=True, exist_ok=True)
     with jax.enable_x64(True):
         for name in tqdm(names, desc="figures", unit="", disable=None):

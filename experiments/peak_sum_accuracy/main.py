@@ -11,7 +11,6 @@ import argparse
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,14 @@ def pattern(parameters: jax.Array, peaks: PeakList, grid: Grid, settings: Settin
         axial_detector=axial,
     )
     specimen = Specimen(grain_size=jnp.exp(log_size), microstrain=strain)
-    return peak_sum(peaks.replace(two_theta=peaks.two_theta + shift), specimen, instrument, grid, settings)
+    shifted = PeakList(peaks.two_theta + shift, peaks.bragg_two_theta, peaks.intensity)
+    return peak_sum(shifted, specimen, instrument, grid, settings)
+
+
+def value_and_jacobian(peaks: PeakList, grid: Grid, settings: Settings, axial: float | None) -> Any:
+    """Jitted pattern and its derivatives [point, parameter]."""
+    function = lambda p: pattern(p, peaks, grid, settings, axial)  # noqa: E731
+    return jax.jit(lambda p: (function(p), jax.jacfwd(function)(p)))
 
 
 def cases(config: Config) -> Iterator[tuple[tuple[float, float], float, bool, float, float]]:
@@ -70,13 +76,7 @@ def compare(config: Config, axial: float | None = None) -> list[dict[str, Any]]:
     for window in config.ranges:
         peaks, grid = random_peaks(*window, config), Grid.uniform(*window, config.step)
 
-        def value_and_jacobian(p, peaks=peaks, grid=grid, settings=None):
-            f = lambda q: pattern(q, peaks, grid, settings, axial)  # noqa: E731
-            return f(p), jax.jacfwd(f)(p)
-
-        functions[window] = {
-            name: jax.jit(lambda p, s=s, f=value_and_jacobian: f(p, settings=s)) for name, s in SETTINGS.items()
-        }
+        functions[window] = {name: value_and_jacobian(peaks, grid, s, axial) for name, s in SETTINGS.items()}
     total = len(list(cases(config)))
     for window, fwhm_points, lorentzian, size, strain in tqdm(cases(config), total=total, disable=None):
         width = fwhm_points * config.step
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--axial", type=float, help="S/L = H/L of axial divergence (default: none)")
     parser.add_argument("--smoke", action="store_true", help="a few cases only")
     arguments = parser.parse_args()
-    config = SMOKE if arguments.smoke else replace(CONFIG)
+    config = SMOKE if arguments.smoke else CONFIG
     with jax.enable_x64(True):
         rows = compare(config, arguments.axial)
     print(table(rows, config))

@@ -161,18 +161,18 @@ def pymatgen_rate(structures: list[Any], grid: Grid, config: Config) -> float:
     from scipy.special import voigt_profile
 
     two_theta = np.asarray(grid.two_theta)
-    calculator = XRDCalculator(wavelength=1.54184)
+    calculator = XRDCalculator(wavelength="CuKa")  # 1.54184 A
     inputs = []
     for s in structures[: config.peer_structures]:
         numbers = [name.rstrip("+-0123456789") for name in s.atoms.species]
         kinds = [numbers[int(np.argmax(row))] for row in s.atoms.occupancy]
         frac = np.concatenate([s.atoms.frac + shift for shift in s.atoms.centring])
         inputs.append(Structure(Lattice(s.lattice), kinds * len(s.atoms.centring), frac))
-    start = time.perf_counter()
+    start, total = time.perf_counter(), 0.0
     for structure in tqdm(inputs, desc="pymatgen", disable=None, leave=False):
         peaks = calculator.get_pattern(structure, two_theta_range=(10, 80))
         profile = voigt_profile(two_theta[:, None] - np.asarray(peaks.x)[None], 0.035, 0.03)
-        profile @ np.asarray(peaks.y)
+        total += float((profile @ np.asarray(peaks.y)).max())
     return len(inputs) / (time.perf_counter() - start)
 
 
@@ -257,7 +257,7 @@ def table(results: dict[str, Any]) -> str:
         ("cached &#124;F&#124;^2, training accuracy", "patterns_per_second_cached", "patterns/s"),
         ("cached &#124;F&#124;^2, refinement accuracy", "patterns_per_second_cached_accurate", "patterns/s"),
         ("&#124;F&#124;^2 from the atoms, training accuracy", "patterns_per_second_atoms", "patterns/s"),
-        ("K-alpha doublet and axial divergence, cached, training accuracy", "patterns_per_second_doublet_axial", "patterns/s"),
+        ("K-alpha doublet and axial divergence, cached", "patterns_per_second_doublet_axial", "patterns/s"),
         ("value and gradient over value", "gradient_cost_ratio", "x"),
         ("first pattern from process start", "first_pattern_seconds", "s"),
         ("peak memory of a batch of 256", "peak_memory_mib", "MiB"),

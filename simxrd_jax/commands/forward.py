@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float, Key
 
 from simxrd_jax.conditions import ORIENTATION_DRAWS, build
 from simxrd_jax.constants import Radiation
@@ -26,7 +26,7 @@ from simxrd_jax.diffraction.settings import Settings
 from simxrd_jax.diffraction.simulate import peak_list, simulate, simulate_mixture
 from simxrd_jax.diffraction.widths import peak_shape, voigt_fwhm
 from simxrd_jax.presets import PRESETS, sample
-from simxrd_jax.types import Crystal, Grid, Instrument, Pattern, Phase, ReflectionList, Specimen
+from simxrd_jax.types import Array, Crystal, Grid, Instrument, Pattern, Phase, ReflectionList, Specimen
 
 FAST_COMPILATION = {"xla_backend_optimization_level": 0}
 

@@ -8,9 +8,9 @@ batch and no more accurate for the metric of a real crystal.
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Float, Int, Num
 
-from simxrd_jax.types import Specimen
+from simxrd_jax.types import Array, Specimen
 
 REFERENCE_TEMPERATURE = 293.15  # K; where a cell parameter without a stated temperature is taken to hold
 
@@ -25,6 +25,7 @@ def deformed_lattice(lattice: Float[Array, "3 3"], specimen: Specimen) -> Float[
     Returns:
       Rows of the deformed lattice. [A]
     """
+    lattice = jnp.asarray(lattice)  # a float64 host array becomes float32 without a warning where x64 is off
     strain = jnp.asarray(specimen.strain, dtype=lattice.dtype)
     strained = lattice + _matmul(lattice, strain.T)
     if specimen.thermal_expansion is None or specimen.temperature is None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from simxrd_jax import constants
 from simxrd_jax.numerics import constant
-from simxrd_jax.types import Scalar
+from simxrd_jax.types import Array, Scalar
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 # h in J s, k in J/K, atomic mass constant in kg, 1 A^2 = 1e-20 m^2.

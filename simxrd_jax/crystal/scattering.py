@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from simxrd_jax.types import Crystal
+from simxrd_jax.types import Array, Crystal
 
 
 def f0(crystal: Crystal, s_squared: Float[Array, " hkl"]) -> Float[Array, "hkl species"]:

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Float, Int, Num
+from jaxtyping import Complex, Float, Int, Num
 
 from simxrd_jax.crystal import cell
 from simxrd_jax.crystal.displacement import debye_biso
 from simxrd_jax.crystal.scattering import f0
-from simxrd_jax.types import Crystal, Specimen
+from simxrd_jax.types import Array, Crystal, Specimen
 
 
 def structure_factors(

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from simxrd_jax.numerics import DEGREE, constant
-from simxrd_jax.types import Scalar
+from simxrd_jax.types import Array, Scalar
 
 # h stays this far below |tan(2theta)|, where the diffraction cone meets the equator's forward direction.
 _REACH = 1.0 - 1e-4

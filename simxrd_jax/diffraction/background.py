@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from simxrd_jax.numerics import FWHM_PER_SIGMA, safe_divide
-from simxrd_jax.types import Background
+from simxrd_jax.types import Array, Background
 
 
 def background(parts: Background, two_theta: Float[Array, " point"]) -> Float[Array, " point"]:

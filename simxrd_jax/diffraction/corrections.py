@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from simxrd_jax.numerics import DEGREE
-from simxrd_jax.types import Instrument, Scalar
+from simxrd_jax.types import Array, Instrument, Scalar
 
 
-def lorentz_polarization(sine: Float[Array, " peak"], instrument: Instrument) -> Float[Array, " peak"]:
+def lorentz_polarization(sine: Float[Array, "*peak"], instrument: Instrument) -> Float[Array, "*peak"]:
     """Lorentz-polarization factor of a powder.
 
     LP = [p + (1 - p) K cos^2(2theta)] / {[p + (1 - p) K] sin^2(theta) cos(theta)}, K = cos^2(2theta_mono).
@@ -32,7 +32,7 @@ def lorentz_polarization(sine: Float[Array, " peak"], instrument: Instrument) ->
     return polarization / (sine_squared * jnp.sqrt(1.0 - sine_squared))
 
 
-def cylinder_absorption(sine: Float[Array, " peak"], mu_r: Scalar) -> Float[Array, " peak"]:
+def cylinder_absorption(sine: Float[Array, "*peak"], mu_r: Scalar) -> Float[Array, "*peak"]:
     """Transmission of a cylindrical specimen (capillary), for mu R up to 1.
 
     A = exp[-(1.7133 - 0.0368 sin^2 theta) mu R + (0.0927 + 0.375 sin^2 theta) (mu R)^2].

@@ -14,7 +14,9 @@ from fractions import Fraction
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from simxrd_jax.types import Array
 
 SERIES_TERMS = 40
 RATIONAL_RADIUS_SQUARED = 36.0

@@ -6,29 +6,31 @@ lambda = 2 d sin(theta); observed 2theta = 2theta + zero shift + displacement an
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from simxrd_jax.numerics import safe_sqrt
-from simxrd_jax.types import Instrument, Scalar
+from simxrd_jax.types import Array, Instrument
 
 # sin(theta) is held at most here so that cos(theta) stays positive beyond the limit of the wavelength, where the
 # intensity is masked; 2theta = 179.8 deg.
 MAX_SIN_THETA = 1.0 - 1.5e-6
 
 
-def sin_theta(s_squared: Float[Array, " hkl"], wavelength: Scalar) -> tuple[Float[Array, " hkl"], Bool[Array, " hkl"]]:
+def sin_theta(
+    s_squared: Float[Array, "..."], wavelength: Float[Array, "..."] | float
+) -> tuple[Float[Array, "..."], Bool[Array, "..."]]:
     """sin(theta) = lambda s, held below 1, and whether the wavelength reaches the reflection.
 
     Args:
       s_squared: (sin(theta)/lambda)^2 = 1/(4 d^2). [1/A^2]
-      wavelength: [A]
+      wavelength: [A]. The two broadcast.
     """
     value = wavelength * safe_sqrt(s_squared)
     reached = value < MAX_SIN_THETA
     return jnp.where(reached, value, MAX_SIN_THETA), reached
 
 
-def position_shift_rad(sine: Float[Array, " peak"], instrument: Instrument) -> Float[Array, " peak"]:
+def position_shift_rad(sine: Float[Array, "*peak"], instrument: Instrument) -> Float[Array, "*peak"]:
     """Observed minus Bragg 2theta, without the zero shift: specimen displacement and transparency.
 
     displacement: -2 s cos(theta)/R, s positive away from source and detector (negative s puts lines high);
@@ -49,6 +51,6 @@ def position_shift_rad(sine: Float[Array, " peak"], instrument: Instrument) -> F
     return shift
 
 
-def observed_two_theta(sine: Float[Array, " peak"], instrument: Instrument) -> Float[Array, " peak"]:
+def observed_two_theta(sine: Float[Array, "*peak"], instrument: Instrument) -> Float[Array, "*peak"]:
     """Observed peak position from sin(theta). [deg]"""
     return jnp.rad2deg(2.0 * jnp.arcsin(sine) + position_shift_rad(sine, instrument)) + instrument.zero_shift

@@ -12,9 +12,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Float, Key
 
-from simxrd_jax.types import Noise
+from simxrd_jax.types import Array, Noise
 
 # Draws are float32 whatever the precision of the rest, so that enabling x64 never changes a draw.
 DRAW_DTYPE = jnp.float32

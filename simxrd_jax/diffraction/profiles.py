@@ -10,10 +10,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from simxrd_jax.diffraction.faddeeva import faddeeva_with_derivative
 from simxrd_jax.numerics import FWHM_PER_SIGMA, safe_divide
+from simxrd_jax.types import Array
 
 _SQRT_2 = float(np.sqrt(2.0))
 _SQRT_2_PI = float(np.sqrt(2.0 * np.pi))
@@ -21,13 +22,13 @@ _SQRT_2_PI = float(np.sqrt(2.0 * np.pi))
 
 @jax.custom_jvp
 def voigt(
-    offset: Float[Array, "*shape"], sigma: Float[Array, "*shape"], hwhm_lorentz: Float[Array, "*shape"]
-) -> Float[Array, "*shape"]:
+    offset: Float[Array, "..."] | float, sigma: Float[Array, "..."] | float, hwhm_lorentz: Float[Array, "..."] | float
+) -> Float[Array, "..."]:
     """Voigt profile Re w(z)/(sigma sqrt(2 pi)), z = (x + i gamma)/(sigma sqrt 2).
 
     Args:
       offset: distance from the peak, x. Any unit, the same for all three.
-      sigma: standard deviation of the Gaussian part, > 0.
+      sigma: standard deviation of the Gaussian part, > 0. The three broadcast.
       hwhm_lorentz: half width at half maximum of the Lorentzian part, >= 0.
 
     Returns:
@@ -57,19 +58,19 @@ def _voigt_jvp(primals, tangents):
     return value, d_offset * t_offset + d_sigma * t_sigma + d_gamma * t_gamma
 
 
-def gaussian(offset: Float[Array, "*shape"], sigma: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def gaussian(offset: Float[Array, "..."] | float, sigma: Float[Array, "..."] | float) -> Float[Array, "..."]:
     """Normal distribution of standard deviation sigma."""
     return jnp.exp(-0.5 * jnp.square(offset / sigma)) / (sigma * _SQRT_2_PI)
 
 
-def lorentzian(offset: Float[Array, "*shape"], hwhm: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def lorentzian(offset: Float[Array, "..."] | float, hwhm: Float[Array, "..."] | float) -> Float[Array, "..."]:
     """Cauchy distribution of half width at half maximum hwhm."""
     return hwhm / (np.pi * (jnp.square(offset) + jnp.square(hwhm)))
 
 
 def tch_parameters(
-    sigma: Float[Array, "*shape"], hwhm_lorentz: Float[Array, "*shape"]
-) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    sigma: Float[Array, "..."] | float, hwhm_lorentz: Float[Array, "..."] | float
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """FWHM and Lorentzian share eta of the pseudo-Voigt that stands for a Voigt.
 
     FWHM^5 = G^5 + 2.69269 G^4 L + 2.42843 G^3 L^2 + 4.47163 G^2 L^3 + 0.07842 G L^4 + L^5;
@@ -89,8 +90,8 @@ def tch_parameters(
 
 
 def tch_pseudo_voigt(
-    offset: Float[Array, "*shape"], sigma: Float[Array, "*shape"], hwhm_lorentz: Float[Array, "*shape"]
-) -> Float[Array, "*shape"]:
+    offset: Float[Array, "..."] | float, sigma: Float[Array, "..."] | float, hwhm_lorentz: Float[Array, "..."] | float
+) -> Float[Array, "..."]:
     """Thompson-Cox-Hastings pseudo-Voigt, arguments as `voigt`. Unit area."""
     fwhm, eta = tch_parameters(sigma, hwhm_lorentz)
     return eta * lorentzian(offset, 0.5 * fwhm) + (1.0 - eta) * gaussian(offset, fwhm / FWHM_PER_SIGMA)

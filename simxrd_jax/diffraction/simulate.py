@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from simxrd_jax.crystal import cell
 from simxrd_jax.crystal.structure_factor import amplitudes, cell_mass, powder_f_squared
@@ -21,7 +21,7 @@ from simxrd_jax.diffraction.geometry import observed_two_theta, sin_theta
 from simxrd_jax.diffraction.peak_sum import peak_sum
 from simxrd_jax.diffraction.settings import Settings
 from simxrd_jax.diffraction.texture import orbit_march_dollase
-from simxrd_jax.types import Background, Crystal, Grid, Instrument, Pattern, PeakList, Phase, ReflectionList, Specimen
+from simxrd_jax.types import Array, Background, Crystal, Grid, Instrument, Pattern, PeakList, Phase, ReflectionList, Specimen
 
 
 def peak_list(

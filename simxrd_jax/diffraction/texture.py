@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Float, Num
 
 from simxrd_jax.numerics import safe_divide
-from simxrd_jax.types import ReflectionList, Scalar
+from simxrd_jax.types import Array, ReflectionList, Scalar
 
 
 def march_dollase(cos_squared: Float[Array, " member"], r: Scalar) -> Float[Array, " member"]:
@@ -32,8 +32,8 @@ def cos_squared_to_axis(
     """cos^2 of the angle between plane normals and the normal of the plane `axis`, in the reciprocal metric."""
     h = hkl.astype(reciprocal.dtype)
     axis = jnp.asarray(axis, dtype=reciprocal.dtype)
-    g_axis = sum(reciprocal[:, i] * axis[i] for i in range(3))
-    h_axis = sum(h[:, i] * g_axis[i] for i in range(3))
+    g_axis = jnp.sum(reciprocal * axis, axis=1)
+    h_axis = jnp.sum(h * g_axis, axis=1)
     h_h = sum(h[:, i] * h[:, j] * reciprocal[i, j] for i in range(3) for j in range(3))
     return jnp.square(h_axis) / (h_h * jnp.sum(axis * g_axis))
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from simxrd_jax.numerics import FWHM_PER_SIGMA, smooth_floor
-from simxrd_jax.types import Instrument, Specimen
+from simxrd_jax.types import Array, Instrument, Specimen
 
 # Scale of the smooth floor under the Caglioti parabola: an FWHM of 0.7 millidegrees is left where it touches zero, and an
 # FWHM of 0.02 deg is changed by 2e-6 of its square.
@@ -28,8 +28,8 @@ class PeakShape:
       hwhm_lorentz: half width at half maximum of the Lorentzian part. [deg]
     """
 
-    sigma: Float[Array, " peak"]
-    hwhm_lorentz: Float[Array, " peak"]
+    sigma: Float[Array, "*peak"]
+    hwhm_lorentz: Float[Array, "*peak"]
 
 
 def mean_wavelength(instrument: Instrument) -> Float[Array, ""]:
@@ -38,7 +38,7 @@ def mean_wavelength(instrument: Instrument) -> Float[Array, ""]:
     return jnp.sum(weight * instrument.wavelength) / jnp.sum(weight)
 
 
-def caglioti_fwhm_squared(tangent: Float[Array, " peak"], instrument: Instrument) -> Float[Array, " peak"]:
+def caglioti_fwhm_squared(tangent: Float[Array, "*peak"], instrument: Instrument) -> Float[Array, "*peak"]:
     """Instrument's Gaussian FWHM^2 = U tan^2 + V tan + W, held above zero smoothly. [deg^2]
 
     Reference: Caglioti, Paoletti & Ricci (1958), Nucl. Instrum. 3, 223.
@@ -48,11 +48,11 @@ def caglioti_fwhm_squared(tangent: Float[Array, " peak"], instrument: Instrument
 
 
 def peak_shape(
-    sine: Float[Array, " peak"],
+    sine: Float[Array, "*peak"],
     instrument: Instrument,
     specimen: Specimen,
-    line_fwhm: Float[Array, "*peak"] | None = None,
-    line_wavelength: Float[Array, "*peak"] | None = None,
+    line_fwhm: Float[Array, "..."] | float | None = None,
+    line_wavelength: Float[Array, "..."] | float | None = None,
 ) -> PeakShape:
     """Widths at sin(theta).
 
@@ -88,7 +88,7 @@ def peak_shape(
     return PeakShape(sigma=jnp.sqrt(gauss_squared) / FWHM_PER_SIGMA, hwhm_lorentz=0.5 * jnp.asarray(lorentz))
 
 
-def voigt_fwhm(shape: PeakShape) -> Float[Array, " peak"]:
+def voigt_fwhm(shape: PeakShape) -> Float[Array, "*peak"]:
     """FWHM of the Voigt profile, to 0.02 %: 0.5346 L + sqrt(0.2166 L^2 + G^2). [deg]
 
     Reference: Olivero & Longbothum (1977), J. Quant. Spectrosc. Radiat. Transf. 17, 233.

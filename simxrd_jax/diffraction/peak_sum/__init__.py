@@ -9,12 +9,12 @@ space; its cost hardly depends on the number of peaks, and it needs a uniform gr
 
 from __future__ import annotations
 
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from simxrd_jax.diffraction.peak_sum.direct import dense_sum, windowed_sum
 from simxrd_jax.diffraction.peak_sum.fourier import fft_sum
 from simxrd_jax.diffraction.settings import Settings
-from simxrd_jax.types import Grid, Instrument, PeakList, Specimen
+from simxrd_jax.types import Array, Grid, Instrument, PeakList, Specimen
 
 __all__ = ["dense_sum", "fft_sum", "peak_sum", "windowed_sum"]
 

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from simxrd_jax.diffraction.axial_divergence import axial_points
 from simxrd_jax.diffraction.profiles import PROFILES
 from simxrd_jax.diffraction.settings import Settings
 from simxrd_jax.diffraction.widths import peak_shape
 from simxrd_jax.numerics import DEGREE, constant
-from simxrd_jax.types import Grid, Instrument, PeakList, Specimen
+from simxrd_jax.types import Array, Grid, Instrument, PeakList, Specimen
 
 _SubPeaks = tuple[Float[Array, " sub"], Float[Array, " sub"], Float[Array, " sub"], Float[Array, " sub"]]
 

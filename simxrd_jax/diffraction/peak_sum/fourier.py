@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.fft
 from jax import lax
-from jaxtyping import Array, Complex, Float, Int
+from jaxtyping import Complex, Float, Int
 
 from simxrd_jax.diffraction.axial_divergence import axial_points, mean_axial_shift
 from simxrd_jax.diffraction.profiles import tch_parameters
@@ -37,7 +37,7 @@ from simxrd_jax.diffraction.settings import Accuracy, Settings
 from simxrd_jax.diffraction.widths import PeakShape, peak_shape, voigt_fwhm
 from simxrd_jax.errors import InputError
 from simxrd_jax.numerics import DEGREE, FWHM_PER_SIGMA, constant
-from simxrd_jax.types import Grid, Instrument, PeakList, Specimen
+from simxrd_jax.types import Array, Grid, Instrument, PeakList, Specimen
 
 # Peaks below this FWHM get a Gaussian floor; 2.5 points is where the accuracy is still promised.
 MIN_FWHM_POINTS = 2.5
@@ -98,10 +98,12 @@ def _make_plan(size: int, accuracy: Accuracy) -> _Plan:
 
 
 def _even_fast_length(target: int) -> int:
-    length = scipy.fft.next_fast_len(target, real=True)
-    while length % 2:
-        length = scipy.fft.next_fast_len(length + 1, real=True)
-    return length
+    length = target
+    while True:
+        length = int(scipy.fft.next_fast_len(length, real=True) or length)
+        if length % 2 == 0:
+            return length
+        length += 1
 
 
 def _chebyshev_interpolation(nodes: np.ndarray, size: int) -> np.ndarray:
@@ -125,7 +127,7 @@ def fft_sum(
     Raises:
       InputError: the grid is not uniform.
     """
-    if grid.start is None or grid.step is None:
+    if not grid.is_uniform:
         raise InputError(
             "the FFT peak sum needs evenly spaced points; use the dense or windowed sum for a grid with gaps or segments"
         )
@@ -146,8 +148,8 @@ def fft_sum(
 
 def node_count(grid: Grid, instrument: Instrument, accuracy: Accuracy) -> int:
     """Nodes for a grid: widths can change by up to a factor tan(theta_max)/tan(theta_min) over it (microstrain)."""
-    low = max(grid.start, 2.0)  # type: ignore[type-var]
-    high = min(grid.start + grid.step * (grid.size - 1), 170.0)  # type: ignore[operator]
+    low = max(grid.start, 2.0)
+    high = min(grid.start + grid.step * (grid.size - 1), 170.0)
     folds = np.log(np.tan(0.5 * DEGREE * high) / np.tan(0.5 * DEGREE * low)) if high > low else 0.0
     if instrument.axial_source is not None and instrument.axial_detector is not None:
         folds *= AXIAL_NODE_FACTOR
