@@ -1,5 +1,5 @@
 # make install | test | demo | check | lock | clean
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 

@@ -178,7 +178,11 @@ def build(values: Mapping[str, Any], radiation: Radiation) -> Measurement:
     strain = jnp.stack([jnp.asarray(get(name), dtype=dtype) for name in _STRAIN]).reshape(3, 3)
     factor = None
     if ORIENTATION_DRAWS in values:
-        factor = clipped_normal_factor(values[ORIENTATION_DRAWS], get("orientation_below"), get("orientation_above"))
+        below, above = get("orientation_below"), get("orientation_above")
+        # One number alone holds on both sides, as the published script uses it.
+        factor = clipped_normal_factor(
+            values[ORIENTATION_DRAWS], above if below is None else below, below if above is None else above
+        )
     specimen_names = (
         "scale", "grain_size", "scherrer_constant", "size_gauss_fraction", "microstrain", "microstrain_gauss_fraction",
         "march_dollase", "texture_axis", "temperature", "debye_temperature", "thermal_expansion", "absorption_mu_r",

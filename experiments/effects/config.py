@@ -1,6 +1,6 @@
 """python -m experiments.effects
 
-Wall time: about 2 minutes on 2 CPU cores. Writes docs/figures/*.png (each below 60 kB) and the generated tables of
+Wall time: about 80 s on 2 CPU cores. Writes docs/figures/*.png (each below 60 kB) and the generated tables of
 docs/physics.md. With names as arguments only those figures are drawn: python -m experiments.effects size slit
 """
 

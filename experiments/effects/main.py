@@ -334,13 +334,14 @@ def mixtures(left: Axes, right: Axes) -> None:
     grid = Grid(two_theta=x, size=len(x))
     specimen, instrument, _, _ = build({**SHARP, "grain_size": 400.0}, TUBE)
     phases = [Phase(p.crystal, p.reflections, specimen) for p in (phase(n, *window) for n in names)]
-    for colour, share in zip(COLOURS, (1.0, 0.7, 0.3, 0.0), strict=False):
+    names_of = {1.0: "quartz", 0.7: "70 % quartz, 30 % corundum", 0.3: "30 % quartz, 70 % corundum", 0.0: "corundum"}
+    for colour, share in zip(COLOURS, names_of, strict=False):
         y = simulate_mixture(phases, jnp.array([share, 1.0 - share]), instrument, grid, None, DENSE).intensity
         axes = left if share in (1.0, 0.0) else right
-        axes.plot(x, y, color=colour, label=f"{100 * share:g} % quartz, {100 - 100 * share:g} % corundum")
+        axes.plot(x, y, color=colour, label=names_of[share])
     _pattern_axes(left, "pure phases, equal mass", window)
     _pattern_axes(right, "mixtures", window)
-    top = 1.45 * max(left.get_ylim()[1], right.get_ylim()[1])
+    top = 1.08 * max(left.get_ylim()[1], right.get_ylim()[1])
     for axes in (left, right):
         axes.set_ylim(0, top)
         axes.legend(loc="upper right")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Num
 
+from simxrd_jax.crystal import cell
 from simxrd_jax.numerics import safe_divide
 from simxrd_jax.types import Array, ReflectionList, Scalar
 
@@ -30,11 +31,11 @@ def cos_squared_to_axis(
     hkl: Num[Array, "member 3"], axis: Num[Array, "3"], reciprocal: Float[Array, "3 3"]
 ) -> Float[Array, " member"]:
     """cos^2 of the angle between plane normals and the normal of the plane `axis`, in the reciprocal metric."""
-    h = hkl.astype(reciprocal.dtype)
     axis = jnp.asarray(axis, dtype=reciprocal.dtype)
     g_axis = jnp.sum(reciprocal * axis, axis=1)
-    h_axis = jnp.sum(h * g_axis, axis=1)
-    h_h = sum(h[:, i] * h[:, j] * reciprocal[i, j] for i in range(3) for j in range(3))
+    h, k, l = (hkl[:, i].astype(reciprocal.dtype) for i in range(3))
+    h_axis = h * g_axis[0] + k * g_axis[1] + l * g_axis[2]
+    h_h = cell.inverse_d_squared(reciprocal, hkl)
     return jnp.square(h_axis) / (h_h * jnp.sum(axis * g_axis))
 
 
@@ -45,7 +46,7 @@ def orbit_march_dollase(
     density = march_dollase(cos_squared_to_axis(reflections.member_hkl, axis, reciprocal), r)
     counts = reflections.member_count.astype(density.dtype)
     size = reflections.hkl.shape[0]
-    total = jax.ops.segment_sum(density * counts, reflections.member_reflection, num_segments=size)
+    total = jax.ops.segment_sum(density * counts, reflections.member_reflection, num_segments=size, indices_are_sorted=True)
     return safe_divide(total, reflections.multiplicity.astype(density.dtype))
 
 

@@ -35,7 +35,7 @@ class PeakShape:
 def mean_wavelength(instrument: Instrument) -> Float[Array, ""]:
     """Intensity-weighted mean of the emission lines. [A]"""
     weight = jnp.asarray(instrument.line_weight)
-    return jnp.sum(weight * instrument.wavelength) / jnp.sum(weight)
+    return jnp.sum(weight * jnp.asarray(instrument.wavelength)) / jnp.sum(weight)
 
 
 def caglioti_fwhm_squared(tangent: Float[Array, "*peak"], instrument: Instrument) -> Float[Array, "*peak"]:

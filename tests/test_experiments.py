@@ -1,0 +1,66 @@
+"""The measuring scripts, at their smallest size."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import jax
+import pytest
+
+from experiments.peak_sum_accuracy import main as accuracy
+from experiments.peak_sum_accuracy.config import SMOKE
+from experiments.simulator_speed import main as speed
+
+
+@pytest.fixture(scope="module")
+def rows():
+    with jax.enable_x64(True):
+        return accuracy.compare(SMOKE)
+
+
+@pytest.mark.parametrize(("points", "value", "gradient"), [(5.0, 2e-4, 2e-3), (4.0, 2e-4, 2e-3), (2.5, 2e-3, 2e-2)])
+def test_fft_against_dense(rows, points, value, gradient):
+    """The bounds the project promises for refinement accuracy, values and gradients."""
+    errors = accuracy.worst(rows, accuracy="refinement", fwhm_points=points)
+    assert errors[0] < value
+    assert errors[1] < gradient
+
+
+def test_accuracy_table_has_a_row_for_each_width(rows):
+    assert accuracy.table(rows, SMOKE).count("points |") == len(SMOKE.fwhm_points)
+
+
+@pytest.mark.slow
+def test_fft_against_dense_everywhere():
+    from experiments.peak_sum_accuracy.config import CONFIG
+
+    with jax.enable_x64(True):
+        every = accuracy.compare(CONFIG)
+    for points, value, gradient in ((5.0, 2e-4, 2e-3), (4.0, 2e-4, 2e-3), (2.5, 2e-3, 2e-2)):
+        errors = accuracy.worst(every, accuracy="refinement", fwhm_points=points)
+        assert errors[0] < value
+        assert errors[1] < gradient
+    inside = [r for r in every if r["microstrain"] <= 3e-3 and r["grain_size"] >= 100 and r["window"] == (10.0, 80.0)]
+    assert accuracy.worst(inside, accuracy="training")[0] < 5e-3
+
+
+@pytest.mark.slow
+def test_speed_script_writes_its_numbers(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "speed.json"
+    monkeypatch.setattr(sys, "argv", ["speed", "--structures", "8", "--repeats", "1", "--no-peers", "--json", str(file)])
+    speed.main()
+    numbers = json.loads(file.read_text())
+    for key in (
+        "patterns_per_second_cached",
+        "patterns_per_second_cached_accurate",
+        "patterns_per_second_atoms",
+        "gradient_cost_ratio",
+        "first_pattern_seconds",
+        "peak_memory_mib",
+    ):
+        assert numbers[key] > 0
+    assert "ratio_to" in numbers
+    assert "patterns/s" in capsys.readouterr().out
+    assert numbers["peak_memory_mib"] < 2048
+    assert not list(tmp_path.glob("*.part"))
