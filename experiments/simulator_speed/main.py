@@ -271,9 +271,10 @@ def table(results: dict[str, Any]) -> str:
         text = "not installed" if value is None else f"{value:.3g} patterns/s, {results['ratio_to'][peer]:,.0f} times fewer"
         lines.append(f"| {peer}, one process | {text} |")
     lines.append("")
-    lines.append(
-        f"{results['structures']} Materials Project structures, {results['mean_unique_reflections']:.0f} unique reflections on "
-        f"average, {results['points']} points, float32, batches of {results['batch']}, {results['device']}, "
-        f"{results['cores']} cores, load average {results['load_average']:.1f}."
+    structures = (
+        f"{results['structures']} Materials Project structures, {results['mean_unique_reflections']:.0f} unique reflections"
     )
+    machine = f"{results['device']}, {results['cores']} cores, load {results['load_average']:.1f}"
+    run = f"float32, batches of {results['batch']}, {machine}"
+    lines.append(f"{structures} on average, {results['points']} points, {run}.")
     return "\n".join(lines)

@@ -46,9 +46,9 @@ PADDING_SHARE = 0.045
 MIN_PADDING_POINTS = 48
 # Points of the table that places the nodes.
 NODE_TABLE_POINTS = 96
-# Share of the node density that is uniform in 2theta: spacings that grow too fast from one node to the next spoil the
-# interpolation more than an unequal share of change does.
-UNIFORM_NODE_SHARE = 0.3
+# Share of the node density that is uniform in 2theta, without and with axial divergence, whose change is so concentrated at
+# low angles that spacings would otherwise grow too fast from one node to the next for the interpolation.
+UNIFORM_NODE_SHARE, UNIFORM_NODE_SHARE_AXIAL = 0.1, 0.3
 # Axial divergence changes the kernel's shape besides its width, and takes this many times as many nodes.
 AXIAL_NODE_FACTOR = 1.5
 # The first node stands no lower than this share of the window's start: peaks further down send only tails into the window,
@@ -172,15 +172,17 @@ def _node_angles(grid: Grid, plan: _Plan, instrument: Instrument, specimen: Spec
     sine = jnp.sin(0.5 * DEGREE * table)
     shape = _mean_line_shape(sine, instrument, specimen)
     width = voigt_fwhm(shape)
+    uniform_share = UNIFORM_NODE_SHARE
     change = jnp.abs(jnp.diff(FWHM_PER_SIGMA * shape.sigma)) + jnp.abs(jnp.diff(2.0 * shape.hwhm_lorentz))
     if instrument.axial_source is not None and instrument.axial_detector is not None:
+        uniform_share = UNIFORM_NODE_SHARE_AXIAL
         opening = instrument.axial_source + instrument.axial_detector
         reach = jnp.rad2deg(0.5 * opening**2 / jnp.tan(DEGREE * jnp.clip(table, 1.0, 179.0)))
         change = change + jnp.abs(jnp.diff(reach))
     # Widths are compared with at least two grid points: finer structure than that is not on the grid.
     change = change / jnp.maximum(0.5 * (width[1:] + width[:-1]), 2.0 * grid.step)
     total = jnp.sum(change)
-    floor = (UNIFORM_NODE_SHARE * total + 1e-3) / (NODE_TABLE_POINTS - 1)
+    floor = (uniform_share * total + 1e-3) / (NODE_TABLE_POINTS - 1)
     cumulative = jnp.concatenate([jnp.zeros(1, dtype=table.dtype), jnp.cumsum(change + floor)])
     return jnp.interp(constant(np.linspace(0.0, 1.0, count), table) * cumulative[-1], cumulative, table)
 
