@@ -86,7 +86,8 @@ def simulate(
     Without --preset the pattern is the ideal one: narrow peaks of constant width, no background, no noise. A mixture takes
     mass fractions after a colon; without them its phases are equal. Bad files in a folder are skipped and reported.
     """
-    from simxrd_jax.commands.simulate import Options, parse_conditions, simulate_files
+    from simxrd_jax.commands.simulate import parse_conditions, simulate_files
+    from simxrd_jax.commands.specimen import Options
 
     conditions = parse_conditions(given.pop("settings"))
     dispersion = not given.pop("no_dispersion")

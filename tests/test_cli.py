@@ -18,7 +18,8 @@ from click.testing import CliRunner
 import simxrd_jax as sx
 from simxrd_jax.cli import cli, main
 from simxrd_jax.commands.forward import FAST_COMPILATION, compiled
-from simxrd_jax.commands.simulate import Options, parse_source, specimen_patterns
+from simxrd_jax.commands.simulate import parse_source
+from simxrd_jax.commands.specimen import Options, specimen_patterns
 from simxrd_jax.conditions import CONDITIONS
 
 COARSE = ("--two-theta", "20", "70", "0.04")
