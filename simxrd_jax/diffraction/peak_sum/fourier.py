@@ -48,7 +48,7 @@ MIN_PADDING_POINTS = 48
 NODE_TABLE_POINTS = 96
 # Share of the node density that is uniform in 2theta, without and with axial divergence, whose change is so concentrated at
 # low angles that spacings would otherwise grow too fast from one node to the next for the interpolation.
-UNIFORM_NODE_SHARE, UNIFORM_NODE_SHARE_AXIAL = 0.1, 0.3
+UNIFORM_NODE_SHARE, UNIFORM_NODE_SHARE_AXIAL = 0.2, 0.3
 # Axial divergence changes the kernel's shape besides its width, and takes this many times as many nodes.
 AXIAL_NODE_FACTOR = 1.5
 # The first node stands no lower than this share of the window's start: peaks further down send only tails into the window,
