@@ -75,8 +75,8 @@ def cli() -> None:
 @_option("--count", type=int, metavar="N", help="How many patterns, with seeds that count up; files are numbered.")
 @_option("--accuracy", type=click.Choice(["training", "refinement"]), help="Of the FFT peak sum (default: refinement).")
 @_option("--dtype", type=click.Choice(["float32", "float64"]), help="Precision of the computation (default: float64).")
-@_option("--peaks", metavar="PEAKS.csv", help="Write the peaks within the range.")
-@_option("--plot", metavar="PLOT.png", help="Draw the pattern (.png, .pdf or .svg).")
+@_option("--peaks", metavar="PEAKS.csv", help="Write the peaks within the range (a mixture gets a last column: phase).")
+@_option("--plot", metavar="PLOT.png", help="Draw the pattern (.png, .pdf, .svg or .jpg).")
 @click.pass_context
 def simulate(
     context: click.Context, files: tuple[str, ...], output: str | None, peaks: str | None, plot: str | None, **given: Any

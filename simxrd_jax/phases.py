@@ -24,6 +24,8 @@ WAVELENGTH_RANGE = (0.01, 10.0)
 # Smallest buckets. A structure below all of them shares one compiled program with the others below; the padded atoms and
 # reflections cost less than a millisecond a pattern, a compilation more than a second.
 MIN_BUCKET = {"atom": 64, "species": 8, "hkl": 256, "member": 1024}
+# Where the tables of f0 end, in sin(theta)/lambda. [1/A]
+TABLE_LIMIT = {"it92": 2.0, "waasmaier": 6.0}
 
 
 class LoadedPhase(NamedTuple):
@@ -95,11 +97,24 @@ def load_phase(
     except InputError as error:
         message = str(error)
         raise InputError(message if message.startswith(structure.source) else f"{structure.source}: {message}") from None
+    s_max = _largest_s(crystal, reflections, lines, stop)
+    if s_max > TABLE_LIMIT[form_factors]:
+        end = f"the {form_factors} form factors end at {TABLE_LIMIT[form_factors]:g}"
+        remedy = "shorten the range" if form_factors == "waasmaier" else "take the table waasmaier or a shorter range"
+        note = f"sin(theta)/lambda reaches {s_max:.2g} 1/A, {end}: {remedy}."
+        structure = dataclasses.replace(structure, notes=(*structure.notes, note))
     if bucket:
         n_hkl = bucket_size(len(reflections.hkl), MIN_BUCKET["hkl"])
         n_member = bucket_size(len(reflections.member_hkl), MIN_BUCKET["member"])
         reflections = pad_reflections(reflections, n_hkl, n_member)
     return LoadedPhase(structure, crystal, reflections)
+
+
+def _largest_s(crystal: Crystal, reflections: ReflectionList, lines: np.ndarray, stop: float) -> float:
+    """Greatest sin(theta)/lambda of a listed reflection that falls within the range. [1/A]"""
+    lattice = np.asarray(crystal.lattice, dtype=np.float64)
+    s = 0.5 * np.linalg.norm(np.linalg.solve(lattice, np.asarray(reflections.hkl).T.astype(np.float64)), axis=0)
+    return float(np.max(s[s * lines.min() <= np.sin(np.radians(stop / 2))], initial=0.0))
 
 
 def as_structure(source: Any, symprec: float | None = None) -> CrystalStructure:

@@ -127,7 +127,8 @@ class Instrument:
       line_weight: relative intensities of the lines (normalised to sum 1 where they are used).
       line_fwhm: natural Lorentzian FWHM of each line in wavelength, or None. [A]
       polarization_fraction: share p of the intensity polarized perpendicular to the diffraction plane; 0.5 for a tube.
-      monochromator_two_theta: Bragg angle 2theta of the monochromator; 0 means none. [deg]
+      monochromator_two_theta: diffraction angle 2theta of the monochromator (graphite at Cu K-alpha: 26.6); 0 means
+        none. [deg]
       caglioti_u, caglioti_v, caglioti_w: Gaussian FWHM^2 = u tan^2(theta) + v tan(theta) + w. [deg^2]
       lorentz_inverse_cos: Lorentzian FWHM part that grows as 1/cos(theta). [deg]
       lorentz_tan: Lorentzian FWHM part that grows as tan(theta). [deg]

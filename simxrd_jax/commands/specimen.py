@@ -45,6 +45,8 @@ NEEDS = {
     "goniometer_radius": ("displacement",),
     "axial_source": ("axial_detector",),
     "axial_detector": ("axial_source",),
+    "orientation_below": ("orientation_above",),
+    "orientation_above": ("orientation_below",),
     "polynomial_height": ("polynomial_coefficients",),
     "polynomial_coefficients": ("polynomial_height",),
     "hump_fwhm": ("hump_position",),
@@ -336,7 +338,7 @@ def _result(
         tables=tables,
         conditions=conditions,
         header=tuple(_header(phases, fractions, conditions, setup, settings, breaking, warnings, seed)),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *(f"{p.structure.source}: {note}" for p in phases for note in p.structure.notes)),
         radiation=setup.radiation,
         step=step,
     )
@@ -357,7 +359,8 @@ def _tables(
     first_line = setup.radiation.wavelength[0]
     narrowest = math.inf
     tables = []
-    for phase, p in zip(phases, peaks, strict=True):
+    names = [phase.structure.name for phase in phases]
+    for number, (phase, p) in enumerate(zip(phases, peaks, strict=True)):
         r = phase.reflections
         hkl, multiplicity = (r.member_hkl, r.member_count) if settings.split_orbits else (r.hkl, r.multiplicity)
         multiplicity = np.asarray(multiplicity)
@@ -367,7 +370,8 @@ def _tables(
         narrowest = min(narrowest, float(np.min(np.asarray(p.fwhm)[inside], initial=math.inf)))
         tables.append(
             PeakTable(
-                name=phase.structure.name,
+                # Two phases of one name are told apart by their place.
+                name=names[number] if names.count(names[number]) == 1 else f"{names[number]} ({number + 1})",
                 hkl=np.asarray(hkl)[inside],
                 multiplicity=multiplicity[inside],
                 d_spacing=1 / np.sqrt(np.asarray(p.inverse_d_squared, dtype=np.float64)[inside]),

@@ -72,7 +72,7 @@ def _parse(source: str) -> cif.Document:
     try:
         return cif.read_string(text)
     except (ValueError, RuntimeError) as error:
-        reason = re.sub(r"\s+", " ", str(error)).replace("string:", "line ").rstrip(". ")
+        reason = re.sub(r"string:(?=\d)", "line ", re.sub(r"\s+", " ", str(error))).replace("string:", "").strip(" .")
         raise InputError(f"{source}: is not a valid CIF ({reason}); correct that place") from None
 
 
@@ -206,6 +206,8 @@ def _sites(block: cif.Block, source: str, notes: list[str]) -> _Sites:
             texts = " ".join(v[row] for v in xyz)
             raise InputError(f"{source}: atom {label} has no coordinates ({texts}); give three numbers or remove it")
         text = occupancies[row] if occupancies else "1"
+        if text == "?":
+            notes.append(f"The occupancy of {label} is not stated: 1 was taken.")
         occupancy = 1.0 if text in (".", "?") else cif.as_number(text)
         if not math.isfinite(occupancy) or not 0 <= occupancy <= 1 + structures.OCCUPANCY_TOLERANCE:
             raise InputError(f"{source}: atom {label} has occupancy {text}; give a number from 0 to 1")
@@ -224,6 +226,8 @@ def _sites(block: cif.Block, source: str, notes: list[str]) -> _Sites:
     )
 
 
+# U = 1 A^2; a greater one is usually a B in the column of U. [A^2]
+GREATEST_B = 79.0
 ION = re.compile(r"([A-Za-z]{1,2})(?:(\d*)([+-])|([+-])(\d+))?$")
 
 
@@ -237,9 +241,13 @@ def _species(symbol: str, label: str, elements: set[str], source: str) -> str:
                 sign = match[3] or match[4]
                 size = int((match[2] or match[5]) or "1") if sign else 0
                 return structures.species_name(element, -size if sign == "-" else size)
-        # Types such as "Cval" or "Fe1" start with their element.
-        letters = re.match(r"[A-Za-z]*", symbol)
-        element = _element_from_letters(letters[0] if letters else "", elements) if len(symbol) > 2 else None
+        # A type such as "Fe1" is an element with a number; one such as "Cval" begins with an element that the formula lists.
+        # Anything looser would take "Wat" for tungsten.
+        letters = re.match(r"[A-Za-z]*", symbol)[0]  # type: ignore[index]
+        element = _element(letters)
+        if element is None and len(letters) > 2:
+            begins = _element_from_letters(letters.removesuffix("val"), elements)
+            element = begins if begins in elements or letters.endswith("val") else None
         if element is None:
             raise InputError(f"{source}: atom {label} is of an unknown element {symbol!r}; correct its type symbol")
         return element
@@ -293,6 +301,9 @@ def _displacements(
     negative = [sites.labels[i] for i in np.flatnonzero(biso < 0)]
     if negative:
         notes.append(f"The displacement parameter B is negative for {', '.join(negative)}.")
+    great = [label for label, b in zip(sites.labels, biso, strict=True) if b > GREATEST_B]
+    if great:
+        notes.append(f"B is above {GREATEST_B:.0f} A^2 for {', '.join(great)}: is it given as U?")
     return biso, u_aniso, bool(stated.any())
 
 

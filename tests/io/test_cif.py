@@ -49,6 +49,8 @@ BAD = {
     "angle 180": (GOOD.replace("_alpha 90", "_alpha 180"), "impossible angles"),
     "no atoms": ("data_test\n" + CELL + OPERATORS, "has no atoms"),
     "missing coordinates": (GOOD.replace("0 0 0 1", "0 ? 0 1"), r"atom Na1 has no coordinates \(0 \? 0\)"),
+    "water as Wat": (GOOD.replace("Na1 Na ", "Na1 Wat "), "atom Na1 is of an unknown element 'Wat'"),
+    "water in full": (GOOD.replace("Na1 Na ", "Na1 Water "), "atom Na1 is of an unknown element 'Water'"),
     "unknown element": (GOOD.replace("Na1 Na ", "Na1 Qx "), "atom Na1 is of an unknown element 'Qx'"),
     "unknown label": (GOOD.replace("Na1 Na ", "Zz1 ? "), "the element of atom Zz1 is unknown"),
     "occupancy over 1": (GOOD.replace("0 0 0 1", "0 0 0 1.2"), "atom Na1 has occupancy 1.2"),
