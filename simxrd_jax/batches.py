@@ -1,9 +1,9 @@
 """Host and device. Batches of patterns of many structures in one call.
 
 Structures are grouped by the power-of-two length of their reflection lists, so that padding stays below half and each group
-is one compiled program. Inside the jitted call a batch is mapped in chunks: on CPU a chunk's working set then stays in cache
-(a batch of 256 at once is 1.5 to 2 times slower), on an accelerator one chunk is the whole batch. Sample i of a batch draws
-from `fold_in(key, i)`, whatever the chunk or the group.
+is one compiled program. Inside the jitted call a batch is mapped in chunks: on CPU a chunk's working set then stays in cache,
+on an accelerator one chunk is the whole batch. Sample i of a batch draws from `fold_in(key, i)`, whatever the chunk or the
+group.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from simxrd_jax.diffraction.settings import Settings
 from simxrd_jax.presets import Preset, simulate_preset
 from simxrd_jax.types import Array, Crystal, Grid, Pattern, ReflectionList
 
-# Patterns mapped at once on CPU: 8 to 64 measure alike with `python -m experiments.simulator_speed`, 256 is slower.
+# Patterns mapped at once on CPU; `python -m experiments.simulator_speed --chunk N` measures another choice.
 CPU_CHUNK = 32
 # Shortest padded reflection list of a group: below it the transforms cost more than the reflections.
 MIN_GROUP = 64

@@ -19,7 +19,7 @@ import simxrd_jax as sx
 from simxrd_jax.cli import cli, main
 from simxrd_jax.commands.forward import FAST_COMPILATION, compiled
 from simxrd_jax.commands.simulate import parse_source
-from simxrd_jax.commands.specimen import Options, specimen_patterns
+from simxrd_jax.commands.specimen import Options, Source, specimen_patterns
 from simxrd_jax.conditions import CONDITIONS
 
 COARSE = ("--two-theta", "20", "70", "0.04")
@@ -407,3 +407,17 @@ def test_process(cif_folder: pathlib.Path, tmp_path: pathlib.Path):
     assert piped.returncode == 0
     assert piped.stderr == b""
     assert piped.stdout.startswith(b"# simxrd_jax")
+
+
+def test_doubts_about_a_structure_reach_the_terminal(tmp_path):
+    """A displacement parameter that is physically impossible is simulated, but not in silence."""
+    cif = tmp_path / "doubtful.cif"
+    cif.write_text(
+        "data_x\n_cell_length_a 4\n_cell_length_b 4\n_cell_length_c 4\n_cell_angle_alpha 90\n_cell_angle_beta 90\n"
+        "_cell_angle_gamma 90\nloop_\n_space_group_symop_operation_xyz\nx,y,z\nloop_\n_atom_site_label\n"
+        "_atom_site_type_symbol\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\n_atom_site_U_iso_or_equiv\n"
+        "Fe1 Fe 0 0 0 99\nO1 O 0.5 0.5 0.5 -0.04\n"
+    )
+    sentences = [w for made in specimen_patterns([Source(str(cif))], Options()) for w in made.warnings]
+    assert any("is it given as U?" in s and "Fe1" in s for s in sentences)
+    assert any("is negative for O1" in s for s in sentences)

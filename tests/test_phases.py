@@ -137,3 +137,15 @@ def test_version_is_that_of_the_project():
     import importlib.metadata
 
     assert sx.__version__ == importlib.metadata.version("simxrd_jax")
+
+
+def test_range_beyond_the_form_factor_table_is_noted(cif_folder):
+    """IT92 ends at s = 2 1/A, Waasmaier & Kirfel at 6: at 0.1 A and 60 deg s is 5."""
+    short, long = (0.1, (20.0, 60.0)), (0.1, (20.0, 110.0))
+    notes = [
+        " ".join(load_phase(cif_folder / "Si.cif", *where, form_factors=table).structure.notes)
+        for where, table in ((short, "it92"), (short, "waasmaier"), (long, "waasmaier"))
+    ]
+    assert "the it92 form factors end at 2" in notes[0]
+    assert "form factors end" not in notes[1]
+    assert "the waasmaier form factors end at 6" in notes[2]

@@ -15,6 +15,7 @@ class Config:
     Attributes:
       structures: structures of datasets/mp_sample.npz that are taken.
       batch: patterns a call.
+      chunk: patterns mapped at once inside a call; None is the library's own choice.
       repeats: timed calls of each batch; the fastest counts, the machine being shared.
       peer_structures: structures that the slow peers simulate.
       seed: of structures and conditions.
@@ -22,6 +23,7 @@ class Config:
 
     structures: int = 512
     batch: int = 256
+    chunk: int | None = None
     repeats: int = 5
     peer_structures: int = 12
     seed: int = 0

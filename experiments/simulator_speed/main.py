@@ -88,7 +88,7 @@ def rate(groups: list[PhaseBatch], preset: Preset, settings: Settings, cached: b
     total = 0.0
     for group in tqdm(groups, desc=label, disable=None, leave=False):
         batch = resample(group, config.batch, rng)
-        run = jax.jit(lambda b, k: simulate_batch(b, preset, grid, settings, cached, key=k)[0].intensity)
+        run = jax.jit(lambda b, k: simulate_batch(b, preset, grid, settings, cached, config.chunk, key=k)[0].intensity)
         total += group.size * seconds(lambda i: run(batch, jax.random.key(i)), config.repeats) / config.batch  # noqa: B023
     return sum(g.size for g in groups) / total
 
@@ -211,9 +211,10 @@ def main() -> None:
     parser.add_argument(
         "--repeats", type=int, default=CONFIG.repeats, help="timed calls, fastest counts (default %(default)s)"
     )
+    parser.add_argument("--chunk", type=int, help="patterns mapped at once (default: the library's choice)")
     parser.add_argument("--no-peers", action="store_true", help="leave the other programs out")
     arguments = parser.parse_args()
-    config = dataclasses.replace(CONFIG, structures=arguments.structures, repeats=arguments.repeats)
+    config = dataclasses.replace(CONFIG, structures=arguments.structures, repeats=arguments.repeats, chunk=arguments.chunk)
 
     structures, phases = load_structures(config.structures, ONE_LINE)
     groups = group_phases(phases)
