@@ -39,7 +39,7 @@ class Accuracy:
             raise ValueError("an Accuracy needs even stencil and spline_taps and oversampling >= 1")
 
 
-TRAINING = Accuracy(nodes_per_fold=3.4, stencil=4, oversampling=1.0, spline_taps=4, tail_nodes=16, axial_points=8)
+TRAINING = Accuracy(nodes_per_fold=3.4, stencil=4, oversampling=1.0, spline_taps=4, tail_nodes=16, axial_points=16)
 REFINEMENT = Accuracy(nodes_per_fold=7.5, stencil=6, oversampling=1.75, spline_taps=6, tail_nodes=32, axial_points=24)
 ACCURACIES = {"training": TRAINING, "refinement": REFINEMENT}
 

@@ -17,7 +17,7 @@ from scipy.special import voigt_profile
 from simxrd_jax.diffraction.axial_divergence import axial_points
 from simxrd_jax.diffraction.peak_sum import peak_sum as eager_peak_sum
 from simxrd_jax.diffraction.profiles import tch_pseudo_voigt
-from simxrd_jax.diffraction.settings import Settings
+from simxrd_jax.diffraction.settings import REFINEMENT, TRAINING, Settings
 from simxrd_jax.diffraction.widths import peak_shape
 from simxrd_jax.errors import InputError
 from simxrd_jax.types import Grid, Instrument, PeakList, Specimen
@@ -303,3 +303,20 @@ def test_axial_and_tch_pieces_are_the_modules_own(x64):
     offset = jnp.asarray(grid.two_theta)[:, None] - 15.0 - shift
     by_hand = jnp.sum(weight * tch_pseudo_voigt(offset, shape.sigma, shape.hwhm_lorentz), axis=1)
     np.testing.assert_allclose(ours, by_hand, rtol=1e-11)
+
+
+def test_axial_quadrature_of_both_accuracies_in_the_laboratory_presets_worst_corner(x64):
+    """Widest openings, narrowest width, 12 deg: against 96 points on each side of the kink."""
+    grid = Grid.uniform(10.0, 14.0, STEP)
+    angle = jnp.array([[12.0]])
+    peaks = PeakList(two_theta=angle, bragg_two_theta=angle, intensity=jnp.ones((1, 1)))
+    instrument = Instrument(
+        wavelength=np.array([1.540593]), line_weight=np.ones(1), caglioti_w=0.065**2, axial_source=0.03, axial_detector=0.03
+    )
+
+    def dense(accuracy):
+        return peak_sum(peaks, Specimen(), instrument, grid, Settings(peak_sum="dense", accuracy=accuracy))
+
+    truth = dense(dataclasses.replace(REFINEMENT, axial_points=96))
+    for accuracy, bound in ((TRAINING, 5e-3), (REFINEMENT, 2e-4)):
+        assert float(jnp.max(jnp.abs(dense(accuracy) - truth)) / jnp.max(truth)) < bound
