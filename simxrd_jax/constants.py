@@ -8,7 +8,7 @@ from dataclasses import dataclass
 PLANCK = 6.62607015e-34  # J s
 BOLTZMANN = 1.380649e-23  # J/K
 ATOMIC_MASS = 1.66053906660e-27  # kg
-HC_KEV_ANGSTROM = 12.398419843320026  # keV A; lambda[A] = hc / E[keV]
+HC_EV_ANGSTROM = 12398.419843320026  # eV A, exact since 2019; lambda[A] = hc / E[eV]
 
 
 @dataclass(frozen=True)

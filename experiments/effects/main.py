@@ -42,7 +42,6 @@ from simxrd_jax.types import Background, Grid, Noise, Phase
 
 COLOURS = (INK, *PHASE_COLOURS)
 ANGLES = np.linspace(10.0, 150.0, 400)
-U_PER_B = 1.0 / (8.0 * math.pi**2)
 
 
 def structure_factor(left: Axes, right: Axes) -> None:

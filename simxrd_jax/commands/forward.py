@@ -1,8 +1,7 @@
 """Device zone. What `simxrd simulate` compiles: conditions, pattern, noise and peak tables of one specimen, as one program.
 
-The command compiles once and runs a few times, so on a CPU the FFT sum is compiled without optimisation: a first pattern then
-takes a third of the compile time (1.1 against 3.8 s for the ideal pattern of corundum on two cores) and each further one
-10 ms instead of 5 ms.
+The command compiles once and runs a few times, so on a CPU the FFT sum is compiled without optimisation: compiling is
+most of the time to a first pattern.
 """
 
 from __future__ import annotations

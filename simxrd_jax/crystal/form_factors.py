@@ -3,7 +3,7 @@
 Two sets of f0 are offered: the four Gaussians and a constant of International Tables C (1992), valid to s = 2 1/A, which
 most programs use, and the five of Waasmaier & Kirfel (1995), valid to s = 6 1/A. Both come from other packages' tables
 (gemmi 0.7.5; xraydb 4.5.8), as does dispersion (Chantler 1995, 2000). xraydb's table is opened as the SQLite file it is:
-importing the package takes 1.1 s, a query 1 ms.
+importing the package is slow and a query is not.
 
 References: International Tables for Crystallography C (1992), table 6.1.1.4; Waasmaier & Kirfel (1995), Acta Cryst. A51,
 416; Chantler (1995), J. Phys. Chem. Ref. Data 24, 71, and (2000), 29, 597.
@@ -23,11 +23,11 @@ from collections.abc import Sequence
 import gemmi
 import numpy as np
 
+from simxrd_jax.constants import HC_EV_ANGSTROM
 from simxrd_jax.crystal.structure import charge_of, element_of
 from simxrd_jax.errors import InputError
 
 N_GAUSS = 5  # terms of Waasmaier & Kirfel; the four of IT92 are padded with a = 0, b = 1
-HC = 12398.419843320026  # h c / e, exact since the SI of 2019. [eV A]
 LAST_CHANTLER = 92  # uranium; heavier elements (under 1 % of the Materials Project's entries) go without dispersion
 TABLES = ("it92", "waasmaier")
 
@@ -137,7 +137,7 @@ def chantler(element: str, wavelength: float) -> tuple[float, float]:
       InputError: the table does not have the element (Z above 92) or the energy.
     """
     row = _chantler_table(element)
-    energy = HC / wavelength
+    energy = HC_EV_ANGSTROM / wavelength
     if row is None:
         raise InputError(f"the Chantler table has no dispersion correction of {element}; switch dispersion off")
     energies, f1, f2 = row

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import xraydb
 
+from simxrd_jax.constants import HC_EV_ANGSTROM
 from simxrd_jax.crystal.build import make_crystal
-from simxrd_jax.crystal.form_factors import HC, atomic_mass, chantler, form_factors
+from simxrd_jax.crystal.form_factors import atomic_mass, chantler, form_factors
 from simxrd_jax.crystal.scattering import f0
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.cif import read_cif
@@ -75,7 +76,7 @@ def _scalar(value: Any) -> float:
 
 @pytest.mark.parametrize("wavelength", [CU, MO, 1.78900, 2.28973, 0.413909])
 def test_dispersion_is_xraydbs(wavelength: float) -> None:
-    energy = HC / wavelength
+    energy = HC_EV_ANGSTROM / wavelength
     for element in NEUTRAL[2:]:
         f1, f2 = chantler(element, wavelength)
         # xraydb draws a spline through some more points: next to an edge (Ho at Cu K-alpha) 0.5 % apart.
@@ -87,7 +88,7 @@ def test_dispersion_against_cromer_liberman() -> None:
     """Another theory (gemmi's Cromer-Liberman): sign and zero of f' are right, f'' agrees within 3 %."""
     for element in ("Si", "Al", "O", "Fe", "Ti", "Ce"):
         f1, f2 = chantler(element, CU)
-        fp, fpp = gemmi.cromer_liberman(z=gemmi.Element(element).atomic_number, energy=HC / CU)
+        fp, fpp = gemmi.cromer_liberman(z=gemmi.Element(element).atomic_number, energy=HC_EV_ANGSTROM / CU)
         assert f1 == pytest.approx(fp, abs=0.25)
         assert f2 == pytest.approx(fpp, rel=0.03)
 

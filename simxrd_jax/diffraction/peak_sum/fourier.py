@@ -318,8 +318,8 @@ def _decay(
 ) -> Float[Array, "node frequency"]:
     """Logarithm of the transform of a Voigt profile, -2 pi^2 variance f^2 - 2 pi hwhm |f|.
 
-    A matrix product on purpose: XLA on CPU would otherwise repeat the widths' own arithmetic for every frequency, which
-    makes the whole sum three times slower.
+    A matrix product on purpose: XLA on CPU would otherwise repeat the widths' own arithmetic for every frequency,
+    which then takes most of the time.
     """
     table = jnp.stack([-2.0 * np.pi**2 * frequency**2, -2.0 * np.pi * frequency])
     return jnp.matmul(jnp.stack([variance, hwhm], axis=1), table, precision="highest")
