@@ -29,6 +29,18 @@ Examples:
   simxrd simulate quartz.cif -o quartz.xy --plot quartz.png
   simxrd conditions
   simxrd presets
+  simxrd library build structures/ -o structures.simxrd
+"""
+BUILD_EXAMPLES = """\b
+Examples:
+  simxrd library build structures/ -o structures.simxrd
+  simxrd library build materials.db more.json.gz -o all.simxrd --preset laboratory --workers 4
+"""
+INFO_EXAMPLES = """\b
+Examples:
+  simxrd library info structures.simxrd
+  simxrd library info structures.simxrd --plot long_tail.png
+  simxrd library info structures.simxrd --json > info.json
 """
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -47,7 +59,7 @@ def _option(*names: str, **attributes: Any) -> Any:
 @click.group(context_settings=CONTEXT, epilog=GROUP_EXAMPLES)
 @click.version_option(__version__, prog_name="simxrd")
 def cli() -> None:
-    """Powder X-ray diffraction: simulate patterns from crystal structures."""
+    """Powder X-ray diffraction: simulate patterns from crystal structures, one by one or in libraries."""
 
 
 @cli.command(epilog=EXAMPLES, context_settings=CONTEXT)
@@ -126,6 +138,54 @@ def presets() -> None:
         rows += [(n, str(d), CONDITIONS[n].unit) for n, d in preset.drawn.items()]
         click.echo(_table([("  " + name, value, unit) for name, value, unit in rows]))
         click.echo()
+
+
+@cli.group(context_settings=CONTEXT)
+def library() -> None:
+    """Libraries: many structures in one file, ready for training."""
+
+
+@library.command("build", epilog=BUILD_EXAMPLES, context_settings=CONTEXT)
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@_option("-o", "--output", metavar="LIB.simxrd", help="The library to write.  [required]")
+@click.option(
+    "--preset",
+    "presets",
+    multiple=True,
+    metavar="NAME",
+    help="Serve this preset; may be given several times (default: laboratory and simxrd).",
+)
+@_option("--symprec", type=float, metavar="ANGSTROM", help="Tolerance of the structures' symmetry (default: 0.01).")
+@_option("--form-factors", type=click.Choice(["it92", "waasmaier"]), help="Table of f0 (default: it92).")
+@click.option("--no-dispersion", is_flag=True, help="Leave out f' and f''.")
+@_option("--workers", type=int, metavar="N", help="Processes (default: one for each processor).")
+@_option("--limit", type=int, metavar="N", help="Only the first N structures.")
+@click.option("--overwrite", is_flag=True, help="Replace LIB.simxrd once the new one is complete.")
+def build_command(sources: tuple[str, ...], output: str | None, no_dispersion: bool, **given: Any) -> None:
+    """Build a library from structures.
+
+    A SOURCE is a folder of CIFs (searched with its subfolders), a CIF, an ASE database (.db), pymatgen structures as JSON
+    (.json, .jsonl, .json.gz) or an npz set. Bad structures are skipped and listed. A build that is interrupted goes on where
+    it was when the same command is given again.
+    """
+    from simxrd_jax.commands.library import build_file
+
+    if output is None:
+        raise click.UsageError("name the library to write with -o LIB.simxrd")
+    chosen = {name: value for name, value in given.items() if value is not None}
+    build_file(sources, output, dispersion=not no_dispersion, say=_say, **chosen)
+
+
+@library.command("info", epilog=INFO_EXAMPLES, context_settings=CONTEXT)
+@click.argument("path", metavar="LIB.simxrd")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@_option("--plot", metavar="PLOT.png", help="Draw the long tail of the space groups (.png, .pdf, .svg or .jpg).")
+@click.option("--skipped", is_flag=True, help="List the structures that the build skipped, with reasons.")
+def info_command(path: str, as_json: bool, plot: str | None, skipped: bool) -> None:
+    """Say what a library holds: classes, sizes, labels, splits and their baselines."""
+    from simxrd_jax.commands.library import show_info
+
+    click.echo(show_info(path, as_json=as_json, plot=plot, skipped=skipped))
 
 
 def _numbers(value: Any) -> str:

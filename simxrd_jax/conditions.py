@@ -18,7 +18,6 @@ import numpy as np
 
 from simxrd_jax.constants import Radiation
 from simxrd_jax.crystal.displacement import biso_from_displacement
-from simxrd_jax.diffraction.texture import clipped_normal_factor
 from simxrd_jax.errors import InputError
 from simxrd_jax.types import Background, Instrument, Noise, Specimen
 
@@ -48,7 +47,7 @@ class Condition:
 
 
 _INF = math.inf
-_STRAIN = tuple(f"strain_{i}{j}" for i in "xyz" for j in "xyz")
+STRAIN = tuple(f"strain_{i}{j}" for i in "xyz" for j in "xyz")
 
 
 def _table() -> dict[str, Condition]:
@@ -60,7 +59,7 @@ def _table() -> dict[str, Condition]:
         Condition("size_gauss_fraction", s, "", 0.0, 0.0, 1.0, "Gaussian share of the size broadening"),
         Condition("microstrain", s, "", 0.0, 0.0, 0.2, "e in FWHM = 4 e tan(theta)"),
         Condition("microstrain_gauss_fraction", s, "", 0.0, 0.0, 1.0, "Gaussian share of the strain broadening"),
-        *(Condition(x, s, "", 0.0, -0.2, 0.2, "component of the macroscopic strain tensor, A' = (1 + e) A") for x in _STRAIN),
+        *(Condition(x, s, "", 0.0, -0.2, 0.2, "component of the macroscopic strain tensor, A' = (1 + e) A") for x in STRAIN),
         Condition("march_dollase", s, "", None, 0.05, 20.0, "March coefficient r; 1 random, below 1 platelets lying flat"),
         Condition("texture_axis", s, "hkl", (0.0, 0.0, 1.0), -50.0, 50.0, "plane normal that is the texture axis", (3,)),
         Condition(
@@ -113,8 +112,6 @@ def _table() -> dict[str, Condition]:
 
 
 CONDITIONS = _table()
-# Standard normal draws, one for each reflection, that SimXRD's texture clips; made by a preset, not set by hand.
-ORIENTATION_DRAWS = "orientation_draws"
 
 
 class Measurement(NamedTuple):
@@ -170,6 +167,7 @@ def build(values: Mapping[str, Any], radiation: Radiation) -> Measurement:
     """Specimen, instrument, background and noise of a set of conditions.
 
     Background heights are shares of the highest point of the peaks, since a simulated intensity has no scale of its own.
+    SimXRD's texture is left out, since it is drawn for each reflection: see `presets.texture_factor`.
 
     Args:
       values: name -> number; traced values are fine. Names are not checked here (`check_conditions` does).
@@ -181,16 +179,9 @@ def build(values: Mapping[str, Any], radiation: Radiation) -> Measurement:
         value = values.get(name, row.default)
         return jnp.asarray(value) if isinstance(value, tuple) else value
 
-    given = [values[name] for name in _STRAIN if name in values]
+    given = [values[name] for name in STRAIN if name in values]
     dtype = jnp.result_type(*given) if given else None
-    strain = jnp.stack([jnp.asarray(get(name), dtype=dtype) for name in _STRAIN]).reshape(3, 3)
-    factor = None
-    if ORIENTATION_DRAWS in values:
-        below, above = get("orientation_below"), get("orientation_above")
-        # One number alone holds on both sides, as the published script uses it.
-        factor = clipped_normal_factor(
-            values[ORIENTATION_DRAWS], above if below is None else below, below if above is None else above
-        )
+    strain = jnp.stack([jnp.asarray(get(name), dtype=dtype) for name in STRAIN]).reshape(3, 3)
     specimen_names = (
         "scale", "grain_size", "scherrer_constant", "size_gauss_fraction", "microstrain", "microstrain_gauss_fraction",
         "march_dollase", "texture_axis", "temperature", "debye_temperature", "thermal_expansion", "absorption_mu_r",
@@ -198,7 +189,6 @@ def build(values: Mapping[str, Any], radiation: Radiation) -> Measurement:
     specimen = Specimen(
         **{name: get(name) for name in specimen_names},
         strain=strain,
-        texture_factor=factor,
         biso=get("biso") + biso_from_displacement(get("displacement_rms")),
     )
     instrument = Instrument(

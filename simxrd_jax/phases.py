@@ -17,6 +17,7 @@ from simxrd_jax.crystal.reflections import DEFAULT_MARGIN, bucket_size, make_ref
 from simxrd_jax.crystal.structure import CrystalStructure
 from simxrd_jax.errors import InputError, check_two_theta_range
 from simxrd_jax.io.structures import DEFAULT_SYMPREC
+from simxrd_jax.presets import Preset
 from simxrd_jax.types import Crystal, ReflectionList
 
 # X-ray wavelengths that a number may mean; outside it is in nanometres or an energy. [A]
@@ -108,6 +109,12 @@ def load_phase(
         n_member = bucket_size(len(reflections.member_hkl), MIN_BUCKET["member"])
         reflections = pad_reflections(reflections, n_hkl, n_member)
     return LoadedPhase(structure, crystal, reflections)
+
+
+def load_phase_for(source: Any, preset: Preset, **options: Any) -> LoadedPhase:
+    """`load_phase` with the radiation, range, strains, shifts and margin of a preset; `options` are its other arguments."""
+    reach: dict[str, Any] = {"max_strain": preset.max_strain, "max_shift": preset.max_shift, "margin": preset.margin()}
+    return load_phase(source, preset.radiation, preset.two_theta, **{**reach, **options})
 
 
 def _largest_s(crystal: Crystal, reflections: ReflectionList, lines: np.ndarray, stop: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,13 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Float, Key
+from jaxtyping import Float, Int, Key
 
-from simxrd_jax.conditions import CONDITIONS, ORIENTATION_DRAWS, build, nearest
+from simxrd_jax.conditions import CONDITIONS, build, nearest
 from simxrd_jax.constants import RADIATIONS, Radiation
+from simxrd_jax.crystal.reflections import inverse_d_bounds
 from simxrd_jax.diffraction.noise import DRAW_DTYPE, add_noise
 from simxrd_jax.diffraction.settings import TRAINING, Settings
 from simxrd_jax.diffraction.simulate import simulate
+from simxrd_jax.diffraction.texture import clipped_normal_factor
+from simxrd_jax.diffraction.widths import tail_margin
 from simxrd_jax.errors import InputError
 from simxrd_jax.types import Array, Crystal, Grid, Pattern, ReflectionList
 
@@ -114,21 +117,45 @@ class Preset:
     max_strain: float = 0.0
     max_shift: float = 0.0
 
+    def __hash__(self) -> int:
+        """Of the name and numbers, so that a preset can be a static argument though it holds dictionaries."""
+        return hash((self.name, self.radiation, self.two_theta, *self.fixed.items(), *self.drawn.items()))
+
     def grid(self) -> Grid:
         """The preset's uniform grid."""
         return Grid.uniform(*self.two_theta)
 
     def settings(self, **changes: Any) -> Settings:
         """Static choices for batches: training accuracy and the preset's orbit splitting, with changes."""
-        return replace(Settings(accuracy=TRAINING, split_orbits=self.split_orbits), **changes)
+        return replace(Settings(accuracy=TRAINING, split_orbits=self.split_orbits, cut_far_peaks=True), **changes)
+
+    def margin(self) -> float:
+        """How far outside the window the tails of the broadest peaks of the preset count, for listing reflections. [deg]"""
+        ends = {name: self._ends(name) for name in ("grain_size", "scherrer_constant", "microstrain", "lorentz_inverse_cos", "lorentz_tan")}
+        values = {name: low if name == "grain_size" else high for name, (low, high) in ends.items()}
+        specimen, instrument, _, _ = build(values, self.radiation)
+        # Rounded up, so that a library made in single precision serves double precision too.
+        return math.ceil(100.0 * float(tail_margin(specimen, instrument, self.two_theta[1]))) / 100.0
+
+    def _ends(self, name: str) -> tuple[float, float]:
+        """Least and greatest value of a condition that is one number."""
+        if name in self.drawn:
+            low, high = (float(self.drawn[name].quantile(jnp.full(1, u))[0]) for u in (0.0, 1.0))
+            return low, high
+        value = float(self.fixed.get(name, CONDITIONS[name].default))
+        return value, value
+
+    def inverse_d_bounds(self) -> tuple[float, float]:
+        """Bounds of 1/d of the unstrained cell for reflections that the preset can bring near its window. [1/A]"""
+        margin = self.margin() + self.max_shift
+        return inverse_d_bounds(self.radiation.wavelength, *self.two_theta[:2], margin, self.max_strain)
 
 
-def sample(preset: Preset, n_hkl: int, *, key: Key[Array, ""]) -> dict[str, Float[Array, "..."]]:
+def sample(preset: Preset, *, key: Key[Array, ""]) -> dict[str, Float[Array, "..."]]:
     """One draw of every condition of a preset; a batch by `jax.vmap` over keys.
 
     Args:
       preset: static.
-      n_hkl: length of the reflection list, for SimXRD's texture (draws of a shorter list are the first of a longer one's).
       key: typed random key.
 
     Returns:
@@ -136,21 +163,47 @@ def sample(preset: Preset, n_hkl: int, *, key: Key[Array, ""]) -> dict[str, Floa
     """
     values = {name: jnp.asarray(value, dtype=DRAW_DTYPE) for name, value in preset.fixed.items()}
     # One vectorised draw for all conditions: as many draws one by one would double the compile time.
-    numbers = jnp.asarray([_number(name) for name in preset.drawn], dtype=jnp.uint32)
+    numbers = jnp.asarray([number_of_name(name) for name in preset.drawn], dtype=jnp.uint32)
     longest = max((math.prod(CONDITIONS[name].shape) for name in preset.drawn), default=1)
     draw = lambda number: jax.random.uniform(jax.random.fold_in(key, number), (longest,), DRAW_DTYPE)  # noqa: E731
     uniform = jax.vmap(draw)(numbers)
     for i, (name, distribution) in enumerate(preset.drawn.items()):
         shape = CONDITIONS[name].shape
         values[name] = distribution.quantile(uniform[i, : math.prod(shape)].reshape(shape))
-    if "orientation_below" in values:
-        values[ORIENTATION_DRAWS] = jax.random.normal(
-            jax.random.fold_in(key, _number(ORIENTATION_DRAWS)), (n_hkl,), DRAW_DTYPE
-        )
     return values
 
 
-def _number(name: str) -> np.uint32:
+def has_texture_factor(names: Container[str]) -> bool:
+    """Whether conditions of these names switch SimXRD's texture on."""
+    return "orientation_below" in names or "orientation_above" in names
+
+
+def texture_factor(
+    values: Mapping[str, Any], reflection: Int[Array, " hkl"], phase: Int[Array, ""] | int = 0, *, key: Key[Array, ""]
+) -> Float[Array, " hkl"] | None:
+    """SimXRD's texture: a factor for each reflection, or None where no condition asks for it.
+
+    Each reflection draws from a key of its own, folded from its place in the phase's list, so that any part of a list can be
+    drawn alone.
+
+    Args:
+      values: conditions by name; of `orientation_below` and `orientation_above` one alone holds on both sides, as the
+        published script uses it.
+      reflection: places in the phase's list.
+      phase: place of the phase in a mixture.
+      key: that of the conditions.
+    """
+    if not has_texture_factor(values):
+        return None
+    below, above = (values.get(f"orientation_{side}") for side in ("below", "above"))
+    below, above = (above if below is None else below), (below if above is None else above)
+    phase_key = jax.random.fold_in(jax.random.fold_in(key, number_of_name("orientation_draws")), phase)
+    draw = lambda place: jax.random.normal(jax.random.fold_in(phase_key, place), (), DRAW_DTYPE)  # noqa: E731
+    return clipped_normal_factor(jax.vmap(draw)(jnp.asarray(reflection)), below, above)  # pyright: ignore[reportArgumentType]
+
+
+def number_of_name(name: str) -> np.uint32:
+    """What is folded into a key for the draws of that name."""
     return np.uint32(zlib.crc32(name.encode()))
 
 
@@ -165,7 +218,7 @@ def measure(
     *,
     key: Key[Array, ""],
 ) -> Pattern:
-    """The pattern of one crystal under a set of conditions, with its noise.
+    """The pattern of one crystal under a set of conditions, with SimXRD's texture if they have it, and its noise.
 
     Args:
       crystal, reflections: one structure.
@@ -173,11 +226,14 @@ def measure(
       radiation: emission lines.
       grid, settings: static choices.
       f_squared: cached |F|^2, or None.
-      key: of the noise.
+      key: of texture and noise, see `split_key`.
     """
     specimen, instrument, background, noise = build(values, radiation)
+    condition_key, noise_key = split_key(key)
+    places = jnp.arange(reflections.hkl.shape[0])
+    specimen = replace(specimen, texture_factor=texture_factor(values, places, key=condition_key))
     pattern = simulate(crystal, reflections, specimen, instrument, grid, background, settings, f_squared)
-    return pattern.replace(intensity=add_noise(jnp.asarray(pattern.intensity), noise, key=key))  # pyright: ignore[reportAttributeAccessIssue]
+    return pattern.replace(intensity=add_noise(jnp.asarray(pattern.intensity), noise, key=noise_key))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def simulate_preset(
@@ -191,9 +247,29 @@ def simulate_preset(
     key: Key[Array, ""],
 ) -> tuple[Pattern, dict[str, Float[Array, "..."]]]:
     """One sampled pattern of a preset and the conditions behind it; a batch by `jax.vmap` over crystals and keys."""
+    values = sample(preset, key=split_key(key)[0])
+    return measure(crystal, reflections, values, preset.radiation, grid, settings, f_squared, key=key), values
+
+
+def split_key(key: Key[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
+    """The keys of a pattern's conditions (and texture) and of its noise."""
     condition_key, noise_key = jax.random.split(key)
-    values = sample(preset, reflections.hkl.shape[0], key=condition_key)
-    return measure(crystal, reflections, values, preset.radiation, grid, settings, f_squared, key=noise_key), values
+    return condition_key, noise_key
+
+
+def key_of_seed(seed: int) -> Key[Array, ""]:
+    """The key that a seed from 0 to 2^64 - 1 stands for: its two halves are the key's data.
+
+    Every threefry key is one such number, so that a pattern of a batch can be asked for by the number of its own key.
+    """
+    data = np.array([seed >> 32, seed & 0xFFFFFFFF], dtype=np.uint32)
+    return jax.random.wrap_key_data(data, impl="threefry2x32")
+
+
+def seed_of_key_data(data: Any) -> int:
+    """The seed of a key's data, two 32-bit words."""
+    high, low = (int(v) for v in np.asarray(data, dtype=np.uint32))
+    return high << 32 | low
 
 
 def get_preset(name: str) -> Preset:

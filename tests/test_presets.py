@@ -12,11 +12,24 @@ import numpy as np
 import pytest
 
 from simxrd_jax.commands.forward import FAST_COMPILATION
-from simxrd_jax.conditions import CONDITIONS, ORIENTATION_DRAWS, build
+from simxrd_jax.conditions import CONDITIONS, build
 from simxrd_jax.diffraction.widths import peak_shape
 from simxrd_jax.errors import InputError
 from simxrd_jax.phases import load_phase
-from simxrd_jax.presets import PRESETS, Choice, LogUniform, Normal, Preset, Uniform, get_preset, sample, simulate_preset
+from simxrd_jax.presets import (
+    PRESETS,
+    Choice,
+    LogUniform,
+    Normal,
+    Preset,
+    Uniform,
+    get_preset,
+    key_of_seed,
+    sample,
+    seed_of_key_data,
+    simulate_preset,
+    texture_factor,
+)
 
 DRAWS = 64
 every_preset = pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
@@ -46,7 +59,7 @@ def test_names_and_limits_are_those_of_the_table(preset: Preset):
 @every_preset
 def test_draws_are_within_limits_and_float32(preset: Preset):
     keys = jax.random.split(jax.random.key(1), 400)
-    values = jax.vmap(lambda k: sample(preset, 3, key=k))(keys)
+    values = jax.vmap(lambda k: sample(preset, key=k))(keys)
     for name, value in values.items():
         assert value.dtype == jnp.float32
         if name in preset.drawn:
@@ -62,9 +75,9 @@ def test_draws_are_within_limits_and_float32(preset: Preset):
 
 @every_preset
 def test_draws_do_not_depend_on_precision(preset: Preset):
-    plain = sample(preset, 5, key=jax.random.key(7))
+    plain = sample(preset, key=jax.random.key(7))
     with jax.enable_x64(True):
-        wide = sample(preset, 5, key=jax.random.key(7))
+        wide = sample(preset, key=jax.random.key(7))
     for name, value in plain.items():
         np.testing.assert_array_equal(value, wide[name], err_msg=name)
 
@@ -72,15 +85,37 @@ def test_draws_do_not_depend_on_precision(preset: Preset):
 def test_adding_a_condition_changes_no_other():
     preset = PRESETS["laboratory"]
     more = dataclasses.replace(preset, drawn={"transparency": Uniform(0.0, 0.01), **preset.drawn})
-    before, after = (sample(p, 5, key=jax.random.key(3)) for p in (preset, more))
+    before, after = (sample(p, key=jax.random.key(3)) for p in (preset, more))
     assert set(after) - set(before) == {"transparency"}
     for name, value in before.items():
         np.testing.assert_array_equal(value, after[name], err_msg=name)
 
 
-def test_orientation_draws_of_a_short_list_begin_those_of_a_long_one():
-    short, long = (sample(PRESETS["simxrd"], n, key=jax.random.key(5))[ORIENTATION_DRAWS] for n in (37, 256))
-    np.testing.assert_array_equal(short, long[:37])
+def test_texture_factors_can_be_drawn_in_part():
+    values = {"orientation_below": 0.9, "orientation_above": 0.9}
+    key = jax.random.key(5)
+    whole = texture_factor(values, jnp.arange(4000), key=key)
+    np.testing.assert_array_equal(texture_factor(values, jnp.arange(37, 90), key=key), whole[37:90])
+    assert np.abs(texture_factor(values, jnp.arange(4000), 1, key=key) - whole).max() > 0.1
+    # 1 + 0.2 z: mean and spread of 4,000 draws to four standard errors.
+    assert float(whole.mean()) == pytest.approx(1.0, abs=4 * 0.2 / math.sqrt(4000))
+    assert float(whole.std()) == pytest.approx(0.2, rel=4 / math.sqrt(8000))
+    assert float(np.corrcoef(whole[:-1], whole[1:])[0, 1]) == pytest.approx(0.0, abs=4 / math.sqrt(4000))
+
+
+def test_one_texture_limit_holds_on_both_sides():
+    key = jax.random.key(2)
+    one = texture_factor({"orientation_below": 0.1}, jnp.arange(500), key=key)
+    assert (float(one.min()), float(one.max())) == (pytest.approx(0.9), pytest.approx(1.1))
+    assert texture_factor({"grain_size": 100.0}, jnp.arange(5), key=key) is None
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**31 - 1, 2**32 + 5, 2**64 - 1])
+def test_seed_and_key_are_one(seed):
+    data = jax.random.key_data(key_of_seed(seed))
+    assert seed_of_key_data(data) == seed
+    if seed < 2**31:
+        np.testing.assert_array_equal(data, jax.random.key_data(jax.random.key(seed)))
 
 
 def test_distributions_say_what_they_are():

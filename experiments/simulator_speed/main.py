@@ -115,7 +115,7 @@ def gradient_cost(groups: list[PhaseBatch], preset: Preset, config: Config) -> f
             chunks = jax.tree.map(lambda v: v.reshape(-1, 32, *v.shape[1:]), inputs)
 
             def one(crystal, reflections, f_squared, key):
-                values = sample(preset, reflections.hkl.shape[0], key=key)
+                values = sample(preset, key=key)
                 return function(values, crystal.lattice, f_squared, crystal, reflections)
 
             return jax.lax.map(lambda parts: jax.vmap(one)(*parts), chunks)

@@ -13,27 +13,25 @@ import numpy as np
 
 import simxrd_jax
 from simxrd_jax.commands.forward import Peaks, compiled
-from simxrd_jax.conditions import CONDITIONS, check_conditions
+from simxrd_jax.conditions import CONDITIONS, STRAIN, build, check_conditions
 from simxrd_jax.constants import Radiation
 from simxrd_jax.crystal.form_factors import TABLES
-from simxrd_jax.crystal.reflections import DEFAULT_MARGIN
 from simxrd_jax.crystal.structure import CrystalStructure
 from simxrd_jax.crystal.symmetry import cell_parameters
 from simxrd_jax.diffraction.geometry import MAX_SIN_THETA
 from simxrd_jax.diffraction.peak_sum.fourier import MIN_FWHM_POINTS
 from simxrd_jax.diffraction.settings import ACCURACIES, PEAK_SUMS, Settings
+from simxrd_jax.diffraction.widths import tail_margin
 from simxrd_jax.errors import InputError, check_two_theta_range
 from simxrd_jax.io.xy import PeakTable
 from simxrd_jax.phases import LoadedPhase, as_radiation, load_phase
-from simxrd_jax.presets import IDEAL, Preset, get_preset
+from simxrd_jax.presets import IDEAL, Preset, get_preset, key_of_seed
 from simxrd_jax.types import ReflectionList
 
 DTYPES = ("float64", "float32")
-MAX_SEED = 2**31 - 1  # keys of greater seeds depend on the precision
-# Metrics that differ by more than rounding: the strain then breaks the crystal class.
-CLASS_TOLERANCE = 1e-9
-# Reflections are listed to three widths outside the range: a Lorentzian is 1/37 of its height there.
-MARGIN_WIDTHS, MAX_MARGIN = 3.0, 30.0
+MAX_SEED = 2**64 - 1  # a key is two words of 32 bits
+# Metrics that differ by more than the rounding of a single-precision strain: the strain then breaks the crystal class.
+CLASS_TOLERANCE = 1e-7
 # A condition that does nothing unless another one is there.
 NEEDS = {
     "texture_axis": ("march_dollase",),
@@ -52,7 +50,6 @@ NEEDS = {
     "hump_fwhm": ("hump_position",),
     "hump_height": ("hump_position",),
 }
-_STRAINS = tuple(f"strain_{i}{j}" for i in "xyz" for j in "xyz")
 _RANDOM = ("orientation_below", "orientation_above", "peak_counts", "gaussian_noise", "uniform_noise")
 
 
@@ -158,7 +155,7 @@ def _set_up(options: Options) -> _Setup:
     _check_effects(given, preset)
     if two_theta[0] == 0 and "air_scatter" in {*given, *preset.drawn, *preset.fixed} and given.get("air_scatter") != 0:
         raise InputError("air scatter 1/(2theta) has no value at 2theta = 0; start the range above 0 or set air_scatter=0")
-    settings = Settings(peak_sum=options.peak_sum, accuracy=ACCURACIES[options.accuracy], split_orbits=preset.split_orbits)
+    settings = preset.settings(peak_sum=options.peak_sum, accuracy=ACCURACIES[options.accuracy])
     deformation = float(np.linalg.norm(_strain(given), 2)) + abs(_expansion(given))
     return _Setup(
         options=options,
@@ -169,8 +166,14 @@ def _set_up(options: Options) -> _Setup:
         settings=settings,
         max_strain=max(preset.max_strain, deformation / (1 - min(deformation, 0.5))),
         max_shift=max(preset.max_shift, _shift(given)),
-        margin=_margin(given, radiation, two_theta[1]),
+        margin=max(preset.margin(), _margin(given, radiation, two_theta[1])),
     )
+
+
+def _margin(values: Mapping[str, Any], radiation: Radiation, stop: float) -> float:
+    """How far outside the range the tails of peaks under conditions set by hand count. [deg]"""
+    specimen, instrument, _, _ = build(values, radiation)
+    return float(tail_margin(specimen, instrument, stop))
 
 
 def check_options(options: Options) -> None:
@@ -187,7 +190,7 @@ def _check_effects(given: Mapping[str, Any], preset: Preset) -> None:
 
 
 def _strain(values: Mapping[str, Any]) -> np.ndarray:
-    return np.array([float(values.get(name, 0.0)) for name in _STRAINS]).reshape(3, 3)
+    return np.array([float(values.get(name, 0.0)) for name in STRAIN]).reshape(3, 3)
 
 
 def _expansion(values: Mapping[str, Any]) -> float:
@@ -201,16 +204,6 @@ def _shift(values: Mapping[str, Any]) -> float:
     radius = values.get("goniometer_radius", CONDITIONS["goniometer_radius"].default)
     tilt = 2 * abs(values.get("displacement", 0.0)) / radius + values.get("transparency", 0.0)
     return abs(values.get("zero_shift", 0.0)) + math.degrees(tilt)
-
-
-def _margin(values: Mapping[str, Any], radiation: Radiation, stop: float) -> float:
-    """How far outside the range reflections are listed for their tails. [deg]"""
-    theta = math.radians(min(stop, 160.0) / 2)
-    k = values.get("scherrer_constant", CONDITIONS["scherrer_constant"].default)
-    size = k * radiation.mean_wavelength / (values.get("grain_size", math.inf) * math.cos(theta))
-    width = math.degrees(size + 4 * values.get("microstrain", 0.0) * math.tan(theta))
-    width += values.get("lorentz_inverse_cos", 0.0) / math.cos(theta) + values.get("lorentz_tan", 0.0) * math.tan(theta)
-    return min(max(DEFAULT_MARGIN, MARGIN_WIDTHS * width), MAX_MARGIN)
 
 
 def specimen_patterns(sources: Sequence[Any], options: Options = Options()) -> Iterator[SimulatedPattern]:
@@ -230,17 +223,17 @@ def specimen_patterns(sources: Sequence[Any], options: Options = Options()) -> I
         phases = [_load(source.path, setup) for source in given_sources]
     breaking = [p.structure.source for p in phases if _breaks_class(p, setup.given)]
     settings = replace(setup.settings, split_orbits=setup.settings.split_orbits or bool(breaking))
-    lean = [(p.crystal, p.reflections if _uses_members(setup, settings) else _without_members(p.reflections)) for p in phases]
+    lean = [(p.crystal, p.reflections if settings.split_orbits else _without_members(p.reflections)) for p in phases]
     fixed = setup.preset.fixed if setup.preset.name == IDEAL.name else {}
     for i in range(options.count):
         seed = options.seed + i
         with jax.enable_x64(options.dtype == "float64"):
             given = {name: jnp.asarray(value, dtype=options.dtype) for name, value in {**fixed, **setup.given}.items()}
-            outcome = compiled(settings.peak_sum)(
+            outcome = compiled(settings.peak_sum, options.dtype)(
                 lean,
                 jnp.asarray(fractions, dtype=options.dtype),
                 given,
-                jax.random.key(seed),
+                key_of_seed(seed),
                 preset=setup.preset.name,
                 radiation=setup.radiation,
                 two_theta=setup.two_theta,
@@ -289,10 +282,6 @@ def _breaks_class(phase: LoadedPhase, given: Mapping[str, Any]) -> bool:
     rotations = np.asarray(phase.reflections.laue_rotations, dtype=np.float64)
     mean = np.einsum("oki,kl,olj->ij", rotations, metric, rotations) / len(rotations)
     return bool(np.abs(mean - metric).max() > CLASS_TOLERANCE * np.abs(metric).max()) and bool(_strain(given).any())
-
-
-def _uses_members(setup: _Setup, settings: Settings) -> bool:
-    return settings.split_orbits or "march_dollase" in {*setup.given, *setup.preset.drawn, *setup.preset.fixed}
 
 
 def _without_members(reflections: ReflectionList) -> ReflectionList:

@@ -44,7 +44,8 @@ def make_crystal(
     tables = look_up_form_factors(atoms.species, float(np.ravel(wavelength)[0]), form_factors, dispersion)
     crystal = Crystal(
         lattice=structure.lattice,
-        frac=atoms.frac,
+        # Nearest to the origin: single precision then keeps half the rounding, and the same, whatever cell an atom is given in.
+        frac=atoms.frac - np.round(atoms.frac),
         occupancy=atoms.occupancy,
         biso=atoms.biso,
         u_aniso=atoms.u_aniso,

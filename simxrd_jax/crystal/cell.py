@@ -8,6 +8,7 @@ batch and no more accurate for the metric of a real crystal.
 from __future__ import annotations
 
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Float, Int, Num
 
 from simxrd_jax.types import Array, Specimen
@@ -33,6 +34,35 @@ def deformed_lattice(lattice: Float[Array, "3 3"], specimen: Specimen) -> Float[
     return strained * (1.0 + specimen.thermal_expansion * (specimen.temperature - REFERENCE_TEMPERATURE))
 
 
+@struct.dataclass
+class DeformedCell:
+    """What reflections need to know of the cell of a strained specimen.
+
+    Attributes:
+      reciprocal: metric of the reciprocal lattice. [1/A^2]
+      volume: [A^3]
+    """
+
+    reciprocal: Float[Array, "3 3"]
+    volume: Float[Array, ""]
+
+
+def deformed_cell(
+    lattice: Float[Array, "3 3"], specimen: Specimen, rotations: Int[Array, "op 3 3"] | None = None
+) -> DeformedCell:
+    """The cell under strain and thermal expansion.
+
+    Args:
+      lattice: rows are a, b, c. [A]
+      specimen: strain, thermal expansion.
+      rotations: of the Laue group, whose class the cell then keeps; None lets the strain break it.
+    """
+    strained = metric(deformed_lattice(lattice, specimen))
+    if rotations is not None:
+        strained = laue_average(strained, rotations)
+    return DeformedCell(reciprocal=reciprocal_metric(strained), volume=volume(strained))
+
+
 def metric(lattice: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
     """Metric tensor G_ij = a_i . a_j. [A^2]"""
     return _matmul(lattice, lattice.T)
@@ -45,7 +75,29 @@ def laue_average(metric_tensor: Float[Array, "3 3"], rotations: Int[Array, "op 3
     returned unchanged (to rounding).
     """
     r = rotations.astype(metric_tensor.dtype)
-    return jnp.mean(jnp.einsum("oki,kl,olj->oij", r, metric_tensor, r, precision="highest"), axis=0)
+    return jnp.mean(_matmul(jnp.swapaxes(r, 1, 2), _matmul(metric_tensor, r)), axis=0)
+
+
+def class_keeping_strain(
+    lattice: Float[Array, "3 3"], strain: Float[Array, "3 3"], rotations: Int[Array, "op 3 3"]
+) -> Float[Array, "3 3"]:
+    """The symmetric strain U - 1 whose cell has the metric that is left of a strain after `laue_average`.
+
+    With rows A the strained metric is A (1 + E) A^T, 1 + E = (1 + e)^T (1 + e); E is averaged over the group and
+    U = sqrt(1 + E) follows by its series, to 1e-8 for strains of 3 %.
+
+    Args:
+      lattice: rows are a, b, c, unstrained. [A]
+      strain: any tensor e.
+      rotations: of the Laue group.
+    """
+    excess = strain + strain.T + _matmul(strain.T, strain)
+    change = laue_average(_matmul(_matmul(lattice, excess), lattice.T), rotations)
+    # A^-1 = A^T G*: no library inverse, see the module's docstring.
+    inverse = _matmul(lattice.T, reciprocal_metric(metric(lattice)))
+    e = _matmul(_matmul(inverse, change), inverse.T)
+    square = _matmul(e, e)
+    return e / 2.0 - square / 8.0 + _matmul(square, e) / 16.0 - 5.0 * _matmul(square, square) / 128.0
 
 
 def reciprocal_metric(metric_tensor: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
@@ -65,14 +117,16 @@ def inverse_d_squared(reciprocal: Float[Array, "3 3"], hkl: Num[Array, "hkl 3"])
     """1/d^2 = h^T G* h. [1/A^2]
 
     Written as a sum of six products instead of a matrix product, so that an accelerator's reduced-precision matrix unit
-    never touches a peak position.
+    never touches a peak position. Products of indices are taken as whole numbers: XLA would otherwise choose, differently in
+    different programs, which two of three factors to multiply, and round, first.
     """
-    h, k, l = (hkl[:, i].astype(reciprocal.dtype) for i in range(3))
     g = reciprocal
-    return (
-        h * h * g[0, 0] + k * k * g[1, 1] + l * l * g[2, 2]
-        + 2.0 * (k * l * g[1, 2] + h * l * g[0, 2] + h * k * g[0, 1])
-    )  # fmt: skip
+    whole = hkl.astype(jnp.int32) if jnp.issubdtype(hkl.dtype, jnp.integer) else hkl
+    h, k, l = (whole[:, i] for i in range(3))
+    products = (h * h, k * k, l * l, 2 * k * l, 2 * h * l, 2 * h * k)
+    entries = (g[0, 0], g[1, 1], g[2, 2], g[1, 2], g[0, 2], g[0, 1])
+    first, *rest = (product.astype(g.dtype) * entry for product, entry in zip(products, entries, strict=True))
+    return sum(rest, start=first)
 
 
 def cell_to_lattice(lengths: Float[Array, "3"], angles: Float[Array, "3"]) -> Float[Array, "3 3"]:
@@ -100,5 +154,7 @@ def cell_to_lattice(lengths: Float[Array, "3"], angles: Float[Array, "3"]) -> Fl
     )
 
 
-def _matmul(x: Float[Array, "3 3"], y: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
-    return jnp.einsum("ij,jk->ik", x, y, precision="highest")
+def _matmul(x: Float[Array, "*op 3 3"], y: Float[Array, "*op 3 3"]) -> Float[Array, "*op 3 3"]:
+    """Product of 3 x 3 matrices as written-out sums: alone and in a batch then round alike, and no matrix unit takes part."""
+    columns = [x[..., :, k, None] * y[..., None, k, :] for k in range(3)]
+    return columns[0] + columns[1] + columns[2]

@@ -9,6 +9,7 @@ orbit's representative is the member that tables print (0 1 2 and 1 1 0 of corun
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -60,10 +61,7 @@ def make_reflections(
         raise InputError(
             f"the 2theta range {two_theta_min:g} to {two_theta_max:g} deg is empty or outside 0 to 180; give START < STOP"
         )
-    theta_min = np.radians(max(two_theta_min - margin, 0.0)) / 2
-    theta_max = np.radians(min(two_theta_max + margin, 180.0)) / 2
-    inverse_d_min = 2 * np.sin(theta_min) / lines.max() * (1 - max_strain)
-    inverse_d_max = 2 * np.sin(theta_max) / lines.min() * (1 + max_strain)
+    inverse_d_min, inverse_d_max = inverse_d_bounds(lines, two_theta_min, two_theta_max, margin, max_strain)
     hkl, members, member_reflection, multiplicity = unique_reflections(
         structure.lattice, structure.rotations, structure.translations, inverse_d_min, inverse_d_max, structure.source
     )
@@ -80,6 +78,24 @@ def make_reflections(
     n_hkl = bucket_size(len(hkl)) if capacity is None else capacity
     n_member = bucket_size(len(members)) if member_capacity is None else member_capacity
     return pad_reflections(reflections, n_hkl, n_member)
+
+
+def inverse_d_bounds(
+    wavelength: Sequence[float] | np.ndarray, two_theta_min: float, two_theta_max: float, margin: float, max_strain: float
+) -> tuple[float, float]:
+    """Bounds of 1/d of the unstrained cell for reflections that can reach a 2theta window. [1/A]
+
+    Args:
+      wavelength: lines. [A]
+      two_theta_min, two_theta_max: the window. [deg]
+      margin: on each side of it. [deg]
+      max_strain: greatest relative change of d.
+    """
+    theta_min = np.radians(max(two_theta_min - margin, 0.0)) / 2
+    theta_max = np.radians(min(two_theta_max + margin, 180.0)) / 2
+    low = 2 * np.sin(theta_min) / np.max(wavelength) * (1 - max_strain)
+    high = 2 * np.sin(theta_max) / np.min(wavelength) * (1 + max_strain)
+    return float(low), float(high)
 
 
 def unique_reflections(

@@ -44,6 +44,8 @@ class CrystalStructure:
       space_group_symbol: Hermann-Mauguin symbol, with its setting where that matters ("F d -3 m:2").
       symprec: tolerance at which spglib found the symmetry; None if the operators are the file's. [A]
       notes: defaults taken and doubts, one sentence each.
+      hall_number: of spglib's database, whose operators these are then; None if the operators are the file's.
+      site_symmetry: oriented site-symmetry symbol of each entry, likewise.
     """
 
     name: str
@@ -62,6 +64,8 @@ class CrystalStructure:
     space_group_symbol: str
     symprec: float | None = None
     notes: tuple[str, ...] = ()
+    hall_number: int | None = None
+    site_symmetry: tuple[str, ...] | None = None
 
     @property
     def crystal_system(self) -> str:
@@ -115,6 +119,8 @@ class Atoms:
     Attributes:
       frac: fractional coordinates in the structure's (possibly centred) cell.
       site: index of the structure's entry an atom comes from (the first one on a mixed site).
+      operator: index of the operator, of those that `symmetry.split_centring` keeps, that makes the atom of its site.
+      site_of_entry: for each entry of the structure, the entry that `site` names for its atoms (itself but on a mixed site).
       species: names of the columns of `occupancy`.
       occupancy: fraction of each species on each atom.
       biso, u_aniso: displacement parameters, rotated with the atom. [A^2]
@@ -124,6 +130,8 @@ class Atoms:
 
     frac: np.ndarray
     site: np.ndarray
+    operator: np.ndarray
+    site_of_entry: np.ndarray
     species: tuple[str, ...]
     occupancy: np.ndarray
     biso: np.ndarray
@@ -164,26 +172,31 @@ def expand_to_lattice_point(structure: CrystalStructure) -> Atoms:
       centring translation one is kept.
     """
     rotations, translations, centring = symmetry.split_centring(structure.rotations, structure.translations)
-    rows, site_of_entry, species = _rows(structure)
-    frac, site, row_of_atom, tensors = [], [], [], []
+    rows, species = _rows(structure)
+    frac, site, operator, row_of_atom, tensors = [], [], [], [], []
     for row, entries in enumerate(rows):
         x = structure.frac[entries[0]]
         images = rotations @ x + translations
         tolerance = symmetry.merge_tolerance(images, structure.lattice, centring, float(structure.occupancy[entries].sum()))
         kept = symmetry.distinct(images, structure.lattice, centring, tolerance)
         frac.append(images[kept] - np.floor(images[kept] + 1e-9))
-        site += [site_of_entry[row]] * len(kept)
+        site += [entries[0]] * len(kept)
+        operator.append(kept)
         row_of_atom += [row] * len(kept)
         if structure.u_aniso is not None:
             tensors.append(symmetry.rotate_u(structure.u_aniso[entries[0]], rotations[kept], structure.lattice))
     table = np.zeros((len(rows), len(species)))
+    site_of_entry = np.zeros(len(structure.species), dtype=np.int64)
     for row, entries in enumerate(rows):
+        site_of_entry[entries] = entries[0]
         for entry in entries:
             table[row, species.index(structure.species[entry])] += structure.occupancy[entry]
     index = np.array(site, dtype=np.int64)
     return Atoms(
         frac=np.concatenate(frac),
         site=index,
+        operator=np.concatenate(operator),
+        site_of_entry=site_of_entry,
         species=species,
         occupancy=table[row_of_atom],
         biso=structure.biso[index],
@@ -193,22 +206,23 @@ def expand_to_lattice_point(structure: CrystalStructure) -> Atoms:
     )
 
 
-def _rows(structure: CrystalStructure) -> tuple[list[list[int]], list[int], tuple[str, ...]]:
-    """Groups entries of one position and one displacement into atom rows: entries, first entry, species in order."""
+def _rows(structure: CrystalStructure) -> tuple[list[list[int]], tuple[str, ...]]:
+    """Groups entries of one position and one displacement into atom rows: entries, species in order."""
     rows: list[list[int]] = []
+    firsts = np.zeros(len(structure.species), dtype=np.int64)  # a comparison with all rows at once: cells of 2,000 sites
     for entry in range(len(structure.species)):
-        for row in rows:
-            first = row[0]
-            delta = structure.frac[entry] - structure.frac[first]
-            same = np.linalg.norm((delta - np.round(delta)) @ structure.lattice) < SAME_POSITION
-            if same and abs(structure.biso[entry] - structure.biso[first]) < 1e-9:
-                u = structure.u_aniso
-                if u is None or np.allclose(u[entry], u[first], rtol=0, atol=1e-9):
-                    row.append(entry)
-                    break
+        known = firsts[: len(rows)]
+        delta = structure.frac[entry] - structure.frac[known]
+        same = np.linalg.norm((delta - np.round(delta)) @ structure.lattice, axis=1) < SAME_POSITION
+        same &= np.abs(structure.biso[entry] - structure.biso[known]) < 1e-9
+        if structure.u_aniso is not None:
+            same &= (np.abs(structure.u_aniso[entry] - structure.u_aniso[known]) < 1e-9).all(axis=(1, 2))
+        if same.any():
+            rows[int(same.argmax())].append(entry)
         else:
+            firsts[len(rows)] = entry
             rows.append([entry])
-    return rows, [row[0] for row in rows], tuple(dict.fromkeys(structure.species))
+    return rows, tuple(dict.fromkeys(structure.species))
 
 
 def finish(structure: CrystalStructure) -> CrystalStructure:
@@ -324,6 +338,8 @@ def from_atoms(
             space_group_symbol=cell.symbol,
             symprec=symprec,
             notes=notes,
+            hall_number=cell.hall_number,
+            site_symmetry=tuple(cell.site_symmetry[i] for i in standard),
         )
     )
 

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Complex, Float, Int, Num
 
 from simxrd_jax.crystal import cell
 from simxrd_jax.crystal.displacement import debye_biso
 from simxrd_jax.crystal.scattering import f0
+from simxrd_jax.numerics import cos_sin
 from simxrd_jax.types import Array, Crystal, Specimen
 
 
@@ -50,9 +52,16 @@ def amplitudes(
     specimen: Specimen,
 ) -> tuple[Complex[Array, " hkl"], Complex[Array, " hkl"]]:
     """The same for s^2 = (sin(theta)/lambda)^2 [1/A^2] and a reciprocal metric that are already at hand."""
+    return combine(crystal, geometric_factors(crystal, hkl, s_squared, reciprocal), s_squared, specimen)
+
+
+def geometric_factors(
+    crystal: Crystal, hkl: Num[Array, "hkl 3"], s_squared: Float[Array, " hkl"], reciprocal: Float[Array, "3 3"]
+) -> Complex[Array, "hkl species"]:
+    """Sum of o T exp(2 pi i h.x) over the atoms of each species; sums over blocks of atoms may be added."""
     h = hkl.astype(crystal.frac.dtype)
     cycles = sum(h[:, None, i] * crystal.frac[None, :, i] for i in range(3))
-    phase = 2.0 * np.pi * (cycles - jnp.round(cycles))
+    cosine, sine = cos_sin(cycles - jnp.round(cycles))
     damping = jnp.exp(-s_squared[:, None] * crystal.biso)
     if crystal.u_aniso is not None:
         # T = exp(-2 pi^2 h^T (N U N) h), N = diag(a*, b*, c*): Grosse-Kunstleve & Adams (2002), J. Appl. Cryst. 35, 477.
@@ -60,7 +69,13 @@ def amplitudes(
         nh = h * n
         damping *= jnp.exp(-2.0 * np.pi**2 * jnp.einsum("hi,aij,hj->ha", nh, crystal.u_aniso, nh, precision="highest"))
     contract = lambda part: jnp.einsum("ha,as->hs", part * damping, crystal.occupancy, precision="highest")  # noqa: E731
-    geometric = contract(jnp.cos(phase)) + 1j * contract(jnp.sin(phase))
+    return lax.complex(contract(cosine), contract(sine))
+
+
+def combine(
+    crystal: Crystal, geometric: Complex[Array, "hkl species"], s_squared: Float[Array, " hkl"], specimen: Specimen
+) -> tuple[Complex[Array, " hkl"], Complex[Array, " hkl"]]:
+    """A and B from the geometric factors and each species' scattering factor."""
     f_real = f0(crystal, s_squared) + crystal.f_prime
     f_imaginary = jnp.broadcast_to(crystal.f_double_prime, f_real.shape)
     if specimen.debye_temperature is not None:

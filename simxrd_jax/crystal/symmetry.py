@@ -7,6 +7,7 @@ not depend on it. Fractional tolerances mean different things along a 3 A and a 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -57,8 +58,8 @@ def laue_rotations(rotations: np.ndarray) -> np.ndarray:
       Proper rotations, int32 [24, 3, 3], the distinct ones first and then again.
     """
     proper = rotations * np.round(np.linalg.det(rotations)).astype(rotations.dtype)[:, None, None]
-    _, first = np.unique(proper.reshape(-1, 9), axis=0, return_index=True)
-    distinct_rotations = proper[np.sort(first)]
+    # In one order whatever the operators', so that means over the group round alike.
+    distinct_rotations = np.unique(proper.reshape(-1, 9), axis=0).reshape(-1, 3, 3)
     if 24 % len(distinct_rotations):
         raise InputError(
             f"the symmetry operators hold {len(distinct_rotations)} rotations, which no point group has; correct the list"
@@ -220,6 +221,8 @@ class StandardCell:
       number, symbol: of the space group.
       rotations, translations: all its operators in the standard setting, identity first.
       transformation: P of x_standard = P x + p.
+      hall_number: of spglib's database, 1 to 530; says group, setting and origin.
+      site_symmetry: oriented site-symmetry symbol of each atom of the cell, as "4/mm.m".
     """
 
     lattice: np.ndarray
@@ -231,6 +234,8 @@ class StandardCell:
     rotations: np.ndarray
     translations: np.ndarray
     transformation: np.ndarray
+    hall_number: int | None = None
+    site_symmetry: tuple[str, ...] = ()
 
 
 def find_symmetry(
@@ -265,36 +270,62 @@ def find_symmetry(
         raise InputError(
             f"{source}: spglib finds no symmetry at symprec {symprec:g} A (atoms closer than that?); give a smaller symprec"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        operators = spglib.get_symmetry_from_database(dataset.hall_number)
-    assert operators is not None
-    rotations, translations = operators["rotations"].astype(np.int64), operators["translations"]
+    rotations, translations = hall_operators(int(dataset.hall_number))
     std_lattice = np.asarray(dataset.std_lattice, dtype=np.float64)
     std_frac = np.asarray(dataset.std_positions, dtype=np.float64)
     first = {}
     for atom, label in enumerate(dataset.mapping_to_primitive):
         first.setdefault(int(label), atom)
     atom = np.array([first[int(label)] for label in dataset.std_mapping_to_primitive])
-    group = gemmi.find_spacegroup_by_number(dataset.number)
     return StandardCell(
         lattice=std_lattice,
         frac=std_frac,
         atom=atom,
         asymmetric=_asymmetric_unit(std_lattice, std_frac, np.asarray(dataset.std_types), rotations, translations, symprec),
         number=int(dataset.number),
-        symbol=_symbol(group, dataset.choice, dataset.international),
+        symbol=hall_symbol(int(dataset.hall_number)),
         rotations=rotations,
         translations=translations,
         transformation=np.asarray(dataset.transformation_matrix, dtype=np.float64),
+        hall_number=int(dataset.hall_number),
+        site_symmetry=tuple(dataset.site_symmetry_symbols[i] for i in atom),
     )
 
 
-def _symbol(group: gemmi.SpaceGroup | None, choice: str, fallback: str) -> str:
-    """Hermann-Mauguin symbol in gemmi's spacing, with the setting that spglib uses (origin 1 or 2, axes H)."""
+@functools.lru_cache(maxsize=530)
+def hall_operators(hall_number: int) -> tuple[np.ndarray, np.ndarray]:
+    """All operators of a setting of spglib's database, identity first.
+
+    Args:
+      hall_number: 1 to 530.
+
+    Returns:
+      Rotations int64 [op, 3, 3] and translations float64 [op, 3], both read-only because calls share them.
+    """
+    import spglib
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        operators = spglib.get_symmetry_from_database(hall_number)
+    assert operators is not None
+    rotations, translations = operators["rotations"].astype(np.int64), operators["translations"].astype(np.float64)
+    rotations.flags.writeable = translations.flags.writeable = False
+    return rotations, translations
+
+
+@functools.lru_cache(maxsize=530)
+def hall_symbol(hall_number: int) -> str:
+    """Hermann-Mauguin symbol in gemmi's spacing, with the setting that spglib uses (origin 1 or 2, axes H or R)."""
+    import spglib
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        kind = spglib.get_spacegroup_type(hall_number)
+    assert kind is not None
+    group = gemmi.find_spacegroup_by_number(kind.number)
     if group is None:
-        return fallback
-    return f"{group.hm}:{choice}" if choice in ("1", "2", "H", "R") else group.hm
+        return str(kind.international_short)
+    return f"{group.hm}:{kind.choice}" if kind.choice in ("1", "2", "H", "R") else str(group.hm)
 
 
 def _asymmetric_unit(

@@ -20,10 +20,15 @@ import numpy as np
 from jaxtyping import Float
 
 from simxrd_jax.numerics import DEGREE, constant
-from simxrd_jax.types import Array, Scalar
+from simxrd_jax.types import Array, Instrument, Scalar
 
 # h stays this far below |tan(2theta)|, where the diffraction cone meets the equator's forward direction.
 _REACH = 1.0 - 1e-4
+
+
+def has_axial_divergence(instrument: Instrument) -> bool:
+    """Whether both openings are given; one alone switches nothing on."""
+    return instrument.axial_source is not None and instrument.axial_detector is not None
 
 
 def axial_points(
@@ -34,12 +39,13 @@ def axial_points(
     Args:
       two_theta: Bragg angles. [deg]
       source, detector: S/L and H/L, half heights over the radius.
-      points: Gauss-Legendre points on each side of the kink.
+      points: Gauss-Legendre points on the outer side of the kink; the inner side, where shifts are small, has half as many.
 
     Returns:
-      Shifts of the apparent angle (negative below 90 deg) [deg] and weights that sum to 1, each [peak, 2 points].
+      Shifts of the apparent angle (negative below 90 deg) [deg] and weights that sum to 1, each [peak, points + points/2].
     """
     nodes, weights = (constant(v, two_theta) for v in np.polynomial.legendre.leggauss(points))
+    inner_nodes, inner_weights = (constant(v, two_theta) for v in np.polynomial.legendre.leggauss(points // 2))
     angle = DEGREE * two_theta[:, None]
     cosine, tangent = jnp.cos(angle), jnp.tan(angle)
     limit = _REACH * jnp.abs(tangent)
@@ -47,13 +53,14 @@ def axial_points(
     inner = jnp.minimum(jnp.abs(source - detector), limit)
     outer = jnp.minimum(source + detector, limit)
     half_inner, half_outer = 0.5 * inner, 0.5 * (outer - inner)
-    h = jnp.concatenate([half_inner * (1.0 + nodes), inner + half_outer * (1.0 + nodes)], axis=1)
-    measure = jnp.concatenate([half_inner * weights, half_outer * weights], axis=1)
+    h_outer = inner + half_outer * (1.0 + nodes)
+    h = jnp.concatenate([half_inner * (1.0 + inner_nodes), h_outer], axis=1)
+    measure = jnp.concatenate([half_inner * inner_weights, half_outer * weights], axis=1)
     # W over its plateau, which a vanishing S or H leaves finite: 1 on the inner piece, a ramp on the outer one.
     plateau = 2.0 * jnp.minimum(source, detector)
-    ramp = (source + detector - h[:, points:]) / jnp.where(plateau > 0, plateau, 1.0)
+    ramp = (source + detector - h_outer) / jnp.where(plateau > 0, plateau, 1.0)
     ramp = jnp.where(plateau > 0, ramp, 0.5 * (1.0 - nodes))
-    overlap = jnp.concatenate([jnp.ones_like(ramp), ramp], axis=1)
+    overlap = jnp.concatenate([jnp.ones_like(ramp[:, : points // 2]), ramp], axis=1)
     root = jnp.sqrt(1.0 + h * h)
     apparent = jnp.arccos(jnp.clip(cosine * root, -1.0 + 1e-7, 1.0 - 1e-7))
     # The shift from the difference of cosines, not of angles: float32 keeps it to 1e-7 of itself.
@@ -67,7 +74,7 @@ def axial_points(
     return shift / DEGREE, weight
 
 
-def mean_axial_shift(two_theta: Float[Array, " peak"], source: Scalar, detector: Scalar) -> Float[Array, " peak"]:
+def mean_axial_shift(two_theta: Float[Array, "*peak"], source: Scalar, detector: Scalar) -> Float[Array, "*peak"]:
     """Mean shift of the apparent angle for small openings, -(S^2 + H^2)/6 cot(2theta) in radians.
 
     In the limit of small h the shift is -(h^2/2) cot(2theta), and h is the difference of two uniform numbers of half widths

@@ -53,4 +53,7 @@ def position_shift_rad(sine: Float[Array, "*peak"], instrument: Instrument) -> F
 
 def observed_two_theta(sine: Float[Array, "*peak"], instrument: Instrument) -> Float[Array, "*peak"]:
     """Observed peak position from sin(theta). [deg]"""
-    return jnp.rad2deg(2.0 * jnp.arcsin(sine) + position_shift_rad(sine, instrument)) + instrument.zero_shift
+    angle = jnp.rad2deg(2.0 * jnp.arcsin(sine) + position_shift_rad(sine, instrument))
+    # The bound, which no angle comes near, stands between a product and a sum: a compiler that fuses the two rounds the
+    # place of a peak otherwise than one that does not, which programs that must agree would show.
+    return jnp.maximum(angle, -180.0) + instrument.zero_shift

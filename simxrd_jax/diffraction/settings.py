@@ -24,7 +24,10 @@ class Accuracy:
       oversampling: fine grid points per grid point.
       spline_taps: grid points over which a stick is spread (4: cubic, 6: quintic B-spline).
       tail_nodes: Chebyshev nodes of the correction for the periodic Lorentzian tails.
-      axial_points: quadrature points on each side of the kink of the axial divergence function, in every sum.
+      axial_points: quadrature points on the outer side of the kink of the axial divergence function, in every sum; the inner
+        side, where rays cross near the equator, has half as many.
+      axial_frequencies: of each 64 harmonics, at how many the transform of axial divergence is computed; the others are
+        interpolated. 64 is all of them.
     """
 
     nodes_per_fold: float
@@ -33,14 +36,15 @@ class Accuracy:
     spline_taps: int
     tail_nodes: int
     axial_points: int
+    axial_frequencies: int
 
     def __post_init__(self) -> None:
         if self.stencil % 2 or self.spline_taps % 2 or self.oversampling < 1:
             raise ValueError("an Accuracy needs even stencil and spline_taps and oversampling >= 1")
 
 
-TRAINING = Accuracy(nodes_per_fold=3.4, stencil=4, oversampling=1.0, spline_taps=4, tail_nodes=16, axial_points=16)
-REFINEMENT = Accuracy(nodes_per_fold=7.5, stencil=6, oversampling=1.75, spline_taps=6, tail_nodes=32, axial_points=24)
+TRAINING = Accuracy(nodes_per_fold=3.4, stencil=4, oversampling=1.0, spline_taps=4, tail_nodes=16, axial_points=14, axial_frequencies=8)
+REFINEMENT = Accuracy(nodes_per_fold=7.5, stencil=6, oversampling=1.75, spline_taps=6, tail_nodes=32, axial_points=24, axial_frequencies=64)
 ACCURACIES = {"training": TRAINING, "refinement": REFINEMENT}
 
 
@@ -54,6 +58,9 @@ class Settings:
       accuracy: discretisation of the FFT sum.
       split_orbits: whether a strain that breaks the crystal class splits orbits into their members; otherwise the metric is
         averaged over the Laue group, so that only the part of the strain that keeps the class acts.
+      cut_far_peaks: whether peaks farther outside the window than `widths.tail_margin` are left out, so that a pattern does
+        not depend on how far its list of reflections reaches. A refinement, whose list is fixed, keeps all: a peak that
+        crosses the limit is a step.
       window: points of a peak's stretch in the windowed sum.
       slit_points: Gauss-Legendre points of a receiving slit in the dense and windowed sums.
       chunk: peaks evaluated at once in the dense and windowed sums (memory against speed).
@@ -63,6 +70,7 @@ class Settings:
     profile: str = "voigt"
     accuracy: Accuracy = field(default=REFINEMENT)
     split_orbits: bool = False
+    cut_far_peaks: bool = False
     window: int = 1024
     slit_points: int = 8
     chunk: int = 64

@@ -9,9 +9,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Int, Num
 
 from simxrd_jax.crystal import cell
 from simxrd_jax.crystal.structure_factor import amplitudes, cell_mass, powder_f_squared
@@ -21,6 +22,7 @@ from simxrd_jax.diffraction.geometry import observed_two_theta, sin_theta
 from simxrd_jax.diffraction.peak_sum import peak_sum
 from simxrd_jax.diffraction.settings import Settings
 from simxrd_jax.diffraction.texture import orbit_march_dollase
+from simxrd_jax.diffraction.widths import tail_margin
 from simxrd_jax.types import Array, Background, Crystal, Grid, Instrument, Pattern, PeakList, Phase, ReflectionList, Specimen
 
 
@@ -47,26 +49,47 @@ def peak_list(
     Returns:
       Peaks [line, hkl] ([line, member] with split orbits).
     """
-    lattice = cell.deformed_lattice(crystal.lattice, specimen)
-    metric = cell.metric(lattice)
-    texture_factor = specimen.texture_factor
+    deformed = cell.deformed_cell(crystal.lattice, specimen, None if split_orbits else reflections.laue_rotations)
     if split_orbits:
         orbit = reflections.member_reflection
         f_squared = None if f_squared is None else f_squared[orbit]
-        texture_factor = None if texture_factor is None else texture_factor[orbit]
+        if specimen.texture_factor is not None:
+            specimen = replace(specimen, texture_factor=specimen.texture_factor[orbit])
         reflections = _members_as_reflections(reflections)
-    else:
-        metric = cell.laue_average(metric, reflections.laue_rotations)
-    reciprocal = cell.reciprocal_metric(metric)
-    s_squared = cell.inverse_d_squared(reciprocal, reflections.hkl) / 4.0
     if f_squared is None:
-        f_squared = powder_f_squared(*amplitudes(crystal, reflections.hkl, s_squared, reciprocal, specimen))
-    intensity = specimen.scale * reflections.multiplicity * f_squared * jnp.exp(-2.0 * specimen.biso * s_squared)
-    intensity = intensity / jnp.square(cell.volume(metric))
+        s_squared = cell.inverse_d_squared(deformed.reciprocal, reflections.hkl) / 4.0
+        f_squared = powder_f_squared(*amplitudes(crystal, reflections.hkl, s_squared, deformed.reciprocal, specimen))
+    rotations = None if split_orbits else reflections.laue_rotations
+    return peaks_of_cell(deformed, reflections.hkl, reflections.multiplicity, f_squared, specimen, instrument, rotations)
+
+
+def peaks_of_cell(
+    deformed: cell.DeformedCell,
+    hkl: Int[Array, "hkl 3"],
+    multiplicity: Num[Array, " hkl"],
+    f_squared: Float[Array, " hkl"],
+    specimen: Specimen,
+    instrument: Instrument,
+    rotations: Int[Array, "op 3 3"] | None,
+) -> PeakList:
+    """Peaks of reflections of a cell whose |F|^2 is known; `peak_list` and the blocks of batches end here.
+
+    Args:
+      deformed: the strained cell.
+      hkl, multiplicity: reflections; multiplicity 0 is padding.
+      f_squared: <|F|^2> without the overall displacement parameter. [electrons^2]
+      specimen: its `texture_factor`, if any, belongs to these reflections.
+      instrument: conditions.
+      rotations: of the Laue group, over which texture is averaged; None if each reflection stands for itself.
+    """
+    s_squared = cell.inverse_d_squared(deformed.reciprocal, hkl) / 4.0
+    intensity = specimen.scale * multiplicity * f_squared * jnp.exp(-2.0 * specimen.biso * s_squared)
+    intensity = intensity / jnp.square(deformed.volume)
     if specimen.march_dollase is not None:
-        intensity = intensity * orbit_march_dollase(reflections, specimen.texture_axis, specimen.march_dollase, reciprocal)
-    if texture_factor is not None:
-        intensity = intensity * texture_factor
+        texture = orbit_march_dollase(hkl, specimen.texture_axis, specimen.march_dollase, deformed.reciprocal, rotations)
+        intensity = intensity * texture
+    if specimen.texture_factor is not None:
+        intensity = intensity * specimen.texture_factor
 
     wavelength = jnp.asarray(instrument.wavelength, dtype=intensity.dtype)[:, None]
     share = jnp.asarray(instrument.line_weight, dtype=intensity.dtype)
@@ -91,10 +114,20 @@ def _members_as_reflections(reflections: ReflectionList) -> ReflectionList:
     )
 
 
+def cut_far_peaks(peaks: PeakList, specimen: Specimen, instrument: Instrument, grid: Grid) -> PeakList:
+    """The peaks without intensity where they stand farther outside the grid's window than their tails count."""
+    start, stop = grid.two_theta[0], grid.two_theta[-1]
+    margin = tail_margin(specimen, instrument, stop)
+    near = (peaks.two_theta >= start - margin) & (peaks.two_theta <= stop + margin)
+    return replace(peaks, intensity=jnp.where(near, peaks.intensity, 0.0))
+
+
 def bragg_pattern(phase: Phase, instrument: Instrument, grid: Grid, settings: Settings) -> Float[Array, " point"]:
     """The Bragg peaks of one phase on a grid, without background. [intensity per degree]"""
     specimen = phase.specimen
     peaks = peak_list(phase.crystal, phase.reflections, specimen, instrument, phase.f_squared, settings.split_orbits)
+    if settings.cut_far_peaks:
+        peaks = cut_far_peaks(peaks, specimen, instrument, grid)
     return peak_sum(peaks, specimen, instrument, grid, settings)
 
 
@@ -122,7 +155,7 @@ def simulate(
       Pattern without noise (`add_noise` makes a measurement of it).
     """
     phase = Phase(crystal=crystal, reflections=reflections, specimen=specimen, f_squared=f_squared)
-    return _with_background(bragg_pattern(phase, instrument, grid, settings), grid, background)
+    return with_background(bragg_pattern(phase, instrument, grid, settings), grid, background)
 
 
 def simulate_mixture(
@@ -151,15 +184,14 @@ def simulate_mixture(
     fraction = fraction / jnp.sum(fraction)
     total = jnp.zeros((), dtype=jnp.result_type(phases[0].crystal.lattice))
     for i, phase in enumerate(phases):
-        metric = cell.metric(cell.deformed_lattice(phase.crystal.lattice, phase.specimen))
-        if not settings.split_orbits:
-            metric = cell.laue_average(metric, phase.reflections.laue_rotations)
-        weight = fraction[i] * cell.volume(metric) / cell_mass(phase.crystal)
+        rotations = None if settings.split_orbits else phase.reflections.laue_rotations
+        deformed = cell.deformed_cell(phase.crystal.lattice, phase.specimen, rotations)
+        weight = fraction[i] * deformed.volume / cell_mass(phase.crystal)
         total = total + weight * bragg_pattern(phase, instrument, grid, settings)
-    return _with_background(total, grid, background)
+    return with_background(total, grid, background)
 
 
-def _with_background(peaks: Float[Array, " point"], grid: Grid, parts: Background | None) -> Pattern:
+def with_background(peaks: Float[Array, " point"], grid: Grid, parts: Background | None) -> Pattern:
     two_theta = jnp.asarray(grid.two_theta, dtype=peaks.dtype)
     curve = jnp.zeros_like(peaks)
     if parts is not None:

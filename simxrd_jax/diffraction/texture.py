@@ -6,16 +6,14 @@ the texture axis, and taking one representative is wrong by up to the whole corr
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 
 from simxrd_jax.crystal import cell
-from simxrd_jax.numerics import safe_divide
-from simxrd_jax.types import Array, ReflectionList, Scalar
+from simxrd_jax.types import Array, Scalar
 
 
-def march_dollase(cos_squared: Float[Array, " member"], r: Scalar) -> Float[Array, " member"]:
+def march_dollase(cos_squared: Float[Array, "*member"], r: Scalar) -> Float[Array, "*member"]:
     """Pole density (r^2 cos^2 a + sin^2 a / r)^(-3/2) at the angle a between plane normal and texture axis.
 
     Its mean over the sphere is 1 for every r > 0; r = 1 gives 1.
@@ -40,14 +38,34 @@ def cos_squared_to_axis(
 
 
 def orbit_march_dollase(
-    reflections: ReflectionList, axis: Num[Array, "3"], r: Scalar, reciprocal: Float[Array, "3 3"]
+    hkl: Num[Array, "hkl 3"],
+    axis: Num[Array, "3"],
+    r: Scalar,
+    reciprocal: Float[Array, "3 3"],
+    rotations: Int[Array, "op 3 3"] | None = None,
 ) -> Float[Array, " hkl"]:
-    """March-Dollase factor of each unique reflection, the mean over its orbit."""
-    density = march_dollase(cos_squared_to_axis(reflections.member_hkl, axis, reciprocal), r)
-    counts = reflections.member_count.astype(density.dtype)
-    size = reflections.hkl.shape[0]
-    total = jax.ops.segment_sum(density * counts, reflections.member_reflection, num_segments=size, indices_are_sorted=True)
-    return safe_divide(total, reflections.multiplicity.astype(density.dtype))
+    """March-Dollase factor of each reflection, the mean over its orbit.
+
+    Every member of an orbit occurs equally often among the images h R of one of them under the Laue group, so the mean is
+    taken over the group: no list of members is needed, and turning the axis in place of each reflection makes a term cost a
+    scalar product.
+
+    Args:
+      hkl: one reflection of each orbit.
+      axis: Miller indices of the plane normal that is the texture axis.
+      r: March coefficient.
+      reciprocal: metric that the rotations keep. [1/A^2]
+      rotations: of the Laue group; None takes each reflection for itself.
+    """
+    axis = jnp.asarray(axis, dtype=reciprocal.dtype)
+    if rotations is None:
+        return march_dollase(cos_squared_to_axis(hkl, axis, reciprocal), r)
+    g_axis = jnp.sum(reciprocal * axis, axis=1)
+    turned = jnp.sum(rotations.astype(reciprocal.dtype) * g_axis, axis=2)
+    h, k, l = (hkl[:, i].astype(reciprocal.dtype) for i in range(3))
+    projection = turned[:, :1] * h + turned[:, 1:2] * k + turned[:, 2:] * l
+    cos_squared = jnp.square(projection) / (cell.inverse_d_squared(reciprocal, hkl) * jnp.sum(axis * g_axis))
+    return jnp.mean(march_dollase(cos_squared, r), axis=0)
 
 
 def clipped_normal_factor(

@@ -11,12 +11,15 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Float
 
-from simxrd_jax.numerics import FWHM_PER_SIGMA, smooth_floor
-from simxrd_jax.types import Array, Instrument, Specimen
+from simxrd_jax.crystal.reflections import DEFAULT_MARGIN
+from simxrd_jax.numerics import DEGREE, FWHM_PER_SIGMA, smooth_floor
+from simxrd_jax.types import Array, Instrument, Scalar, Specimen
 
 # Scale of the smooth floor under the Caglioti parabola: an FWHM of 0.7 millidegrees is left where it touches zero, and an
 # FWHM of 0.02 deg is changed by 2e-6 of its square.
 CAGLIOTI_FLOOR = 1e-6  # deg^2
+# Peaks up to three widths outside the window count: a Lorentzian is 1/37 of its height there. [FWHM], [deg]
+MARGIN_WIDTHS, MAX_MARGIN = 3.0, 30.0
 
 
 @struct.dataclass
@@ -96,3 +99,18 @@ def voigt_fwhm(shape: PeakShape) -> Float[Array, "*peak"]:
     gauss = FWHM_PER_SIGMA * shape.sigma
     lorentz = 2.0 * shape.hwhm_lorentz
     return 0.5346 * lorentz + jnp.sqrt(0.2166 * jnp.square(lorentz) + jnp.square(gauss))
+
+
+def tail_margin(specimen: Specimen, instrument: Instrument, stop: Scalar) -> Float[Array, ""]:
+    """How far outside a window peaks still count, from the widths at its end (taken at 160 deg at most). [deg]
+
+    Args:
+      specimen, instrument: conditions.
+      stop: last angle of the window. [deg]
+    """
+    theta = 0.5 * DEGREE * jnp.minimum(stop, 160.0)
+    cosine, tangent = jnp.cos(theta), jnp.tan(theta)
+    size = specimen.scherrer_constant * mean_wavelength(instrument) / specimen.grain_size / cosine
+    width = jnp.rad2deg(size + 4.0 * specimen.microstrain * tangent)
+    width = width + instrument.lorentz_inverse_cos / cosine + instrument.lorentz_tan * tangent
+    return jnp.clip(MARGIN_WIDTHS * width, DEFAULT_MARGIN, MAX_MARGIN)

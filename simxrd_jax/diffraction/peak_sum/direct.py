@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from simxrd_jax.diffraction.axial_divergence import axial_points
+from simxrd_jax.diffraction.axial_divergence import axial_points, has_axial_divergence
 from simxrd_jax.diffraction.profiles import PROFILES
 from simxrd_jax.diffraction.settings import Settings
 from simxrd_jax.diffraction.widths import peak_shape
@@ -22,30 +23,45 @@ from simxrd_jax.types import Array, Grid, Instrument, PeakList, Specimen
 _SubPeaks = tuple[Float[Array, " sub"], Float[Array, " sub"], Float[Array, " sub"], Float[Array, " sub"]]
 
 
-def dense_sum(
-    peaks: PeakList, specimen: Specimen, instrument: Instrument, grid: Grid, settings: Settings
+def start(
+    specimen: Specimen, instrument: Instrument, grid: Grid, settings: Settings, dtype: DTypeLike
+) -> Float[Array, " point"]:
+    """An empty sum."""
+    return jnp.zeros(grid.size, dtype=dtype)
+
+
+def add_dense(
+    total: Float[Array, " point"],
+    peaks: PeakList,
+    specimen: Specimen,
+    instrument: Instrument,
+    grid: Grid,
+    settings: Settings,
 ) -> Float[Array, " point"]:
     """Every peak at every point. The truth; cost peaks times points."""
-    two_theta = jnp.asarray(grid.two_theta, dtype=peaks.two_theta.dtype)
+    two_theta = jnp.asarray(grid.two_theta, dtype=total.dtype)
     profile = PROFILES[settings.profile]
 
     def add_chunk(total, chunk):
         position, intensity, sigma, gamma = (v[:, None] for v in chunk)
         return total + jnp.sum(intensity * profile(two_theta - position, sigma, gamma), axis=0), None
 
-    return _scan_chunks(
-        add_chunk, jnp.zeros_like(two_theta), _sub_peaks(peaks, specimen, instrument, settings), settings.chunk
-    )
+    return _scan_chunks(add_chunk, total, _sub_peaks(peaks, specimen, instrument, settings), settings.chunk)
 
 
-def windowed_sum(
-    peaks: PeakList, specimen: Specimen, instrument: Instrument, grid: Grid, settings: Settings
+def add_windowed(
+    total: Float[Array, " point"],
+    peaks: PeakList,
+    specimen: Specimen,
+    instrument: Instrument,
+    grid: Grid,
+    settings: Settings,
 ) -> Float[Array, " point"]:
     """Every peak at the `settings.window` grid points nearest to it; tails outside are lost.
 
     With Lorentzian peaks a window of half width w keeps a share 1 - 2 gamma/(pi w) of the area.
     """
-    two_theta = jnp.asarray(grid.two_theta, dtype=peaks.two_theta.dtype)
+    two_theta = jnp.asarray(grid.two_theta, dtype=total.dtype)
     size = two_theta.shape[0]
     window = min(settings.window, size)
     profile = PROFILES[settings.profile]
@@ -59,9 +75,14 @@ def windowed_sum(
         values = profile(two_theta[index] - position[:, None], sigma[:, None], gamma[:, None])
         return total.at[index].add(intensity[:, None] * values), None
 
-    return _scan_chunks(
-        add_chunk, jnp.zeros_like(two_theta), _sub_peaks(peaks, specimen, instrument, settings), settings.chunk
-    )
+    return _scan_chunks(add_chunk, total, _sub_peaks(peaks, specimen, instrument, settings), settings.chunk)
+
+
+def finish(
+    total: Float[Array, " point"], specimen: Specimen, instrument: Instrument, grid: Grid, settings: Settings
+) -> Float[Array, " point"]:
+    """Nothing is left to do: the sum is the pattern."""
+    return total
 
 
 def _sub_peaks(peaks: PeakList, specimen: Specimen, instrument: Instrument, settings: Settings) -> _SubPeaks:
@@ -71,7 +92,7 @@ def _sub_peaks(peaks: PeakList, specimen: Specimen, instrument: Instrument, sett
     wavelength = jnp.asarray(instrument.wavelength)[:, None]
     shape = peak_shape(sine, instrument, specimen, line, wavelength)
     position, intensity = peaks.two_theta.ravel()[:, None], peaks.intensity.ravel()[:, None]
-    if instrument.axial_source is not None and instrument.axial_detector is not None:
+    if has_axial_divergence(instrument):
         shift, weight = axial_points(
             peaks.bragg_two_theta.ravel(), instrument.axial_source, instrument.axial_detector, settings.accuracy.axial_points
         )

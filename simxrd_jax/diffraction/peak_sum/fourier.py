@@ -23,20 +23,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.fft
+from flax import struct
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Complex, Float, Int
 
-from simxrd_jax.diffraction.axial_divergence import axial_points, mean_axial_shift
+from simxrd_jax.diffraction.axial_divergence import axial_points, has_axial_divergence, mean_axial_shift
 from simxrd_jax.diffraction.profiles import tch_parameters
 from simxrd_jax.diffraction.settings import Accuracy, Settings
 from simxrd_jax.diffraction.widths import PeakShape, peak_shape, voigt_fwhm
 from simxrd_jax.errors import InputError
-from simxrd_jax.numerics import DEGREE, FWHM_PER_SIGMA, constant
+from simxrd_jax.numerics import DEGREE, FWHM_PER_SIGMA, constant, cos_sin
 from simxrd_jax.types import Array, Grid, Instrument, PeakList, Specimen
 
 # Peaks below this FWHM get a Gaussian floor; 2.5 points is where the accuracy is still promised.
@@ -119,10 +121,23 @@ def _chebyshev_interpolation(nodes: np.ndarray, size: int) -> np.ndarray:
     return np.stack([analysis @ values.T, analysis @ (values[:, : count - 2] @ second).T])
 
 
-def fft_sum(
-    peaks: PeakList, specimen: Specimen, instrument: Instrument, grid: Grid, settings: Settings
-) -> Float[Array, " point"]:
-    """Sum of peaks by FFT at width nodes; arguments and result as `peak_sum`.
+@struct.dataclass
+class FourierSum:
+    """Peaks that are spread and not yet transformed.
+
+    Attributes:
+      nodes: Bragg angles of the width nodes. [deg]
+      rows: sticks spread on the fine grid, for each set of kernels (one, or one a line with natural widths) and node.
+      tails: correction of the periodic tails at the Chebyshev points, [2, tail]: values, and strengths of second derivatives.
+    """
+
+    nodes: Float[Array, " node"]
+    rows: Float[Array, "group node fine"]
+    tails: Float[Array, "2 tail"]
+
+
+def start(specimen: Specimen, instrument: Instrument, grid: Grid, settings: Settings, dtype: DTypeLike) -> FourierSum:
+    """An empty sum.
 
     Raises:
       InputError: the grid is not uniform.
@@ -133,17 +148,74 @@ def fft_sum(
         )
     plan = _make_plan(grid.size, settings.accuracy)
     nodes = _node_angles(grid, plan, instrument, specimen, node_count(grid, instrument, settings.accuracy))
-    spectrum = jnp.zeros((), dtype=jnp.result_type(peaks.intensity, 1j))
-    if instrument.line_fwhm is None:
-        spectrum = _group_spectrum(peaks, nodes, None, specimen, instrument, grid, settings, plan)
-    else:
+    groups = 1 if instrument.line_fwhm is None else instrument.line_fwhm.shape[0]
+    return FourierSum(
+        nodes=nodes.astype(dtype),
+        rows=jnp.zeros((groups, nodes.shape[0], plan.fine), dtype=dtype),
+        tails=jnp.zeros((2, len(plan.tail_points)), dtype=dtype),
+    )
+
+
+def add(
+    total: FourierSum, peaks: PeakList, specimen: Specimen, instrument: Instrument, grid: Grid, settings: Settings
+) -> FourierSum:
+    """Spreads peaks on the rows of their nodes; linear in the intensities, so blocks of peaks may be added in turn."""
+    plan = _make_plan(grid.size, settings.accuracy)
+    bragg, place = peaks.bragg_two_theta, peaks.two_theta
+    tails = total.tails + _tails(peaks, (place - grid.start) / grid.step, specimen, instrument, grid, settings, plan)
+    if has_axial_divergence(instrument):
+        # The mean shift moves the stick; only the shape around it is left to the kernel, which then changes less from node
+        # to node.
+        place = place + mean_axial_shift(bragg, instrument.axial_source, instrument.axial_detector)
+    groups, lines = total.rows.shape[0], bragg.shape[0]
+    group = np.repeat(np.arange(lines) if groups > 1 else np.zeros(lines, dtype=int), bragg.shape[1])
+    place, bragg, intensity = place.ravel(), bragg.ravel(), peaks.intensity.ravel()
+    inside = _inside((place - grid.start) / grid.step, plan)
+    first_node, node_weights = _lagrange_weights(bragg, total.nodes, settings.accuracy.stencil)
+    cell, fraction = _fine_cell(jnp.where(inside, place, grid.start), grid, plan)
+    taps = _spline_weights(fraction, plan.taps)
+    share = jnp.where(inside, intensity, 0.0)[:, None] * node_weights
+    updates = share[:, :, None] * taps[:, None, :]
+    corner = jnp.stack([jnp.asarray(group, dtype=jnp.int32), first_node, cell - (plan.taps // 2 - 1)], axis=1)
+    # Each peak adds a rectangle of (nodes, taps).
+    dimensions = lax.ScatterDimensionNumbers(
+        update_window_dims=(1, 2), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0, 1, 2)
+    )
+    rows = lax.scatter_add(total.rows, corner, updates, dimensions, mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS)
+    return FourierSum(nodes=total.nodes, rows=rows, tails=tails)
+
+
+def finish(
+    total: FourierSum, specimen: Specimen, instrument: Instrument, grid: Grid, settings: Settings
+) -> Float[Array, " point"]:
+    """Intensity per degree at the grid's points: transforms, kernels, one inverse transform, tails."""
+    plan = _make_plan(grid.size, settings.accuracy)
+    spectra = jnp.fft.rfft(total.rows)
+    parts = []
+    for group in range(total.rows.shape[0]):
         # Natural widths differ from line to line, so each line has kernels of its own.
-        for line in range(peaks.two_theta.shape[0]):
-            one = jax.tree.map(lambda v: v[line : line + 1], peaks)  # noqa: B023
-            spectrum = spectrum + _group_spectrum(one, nodes, line, specimen, instrument, grid, settings, plan)
+        line = None if instrument.line_fwhm is None else group
+        kernels = _kernels(total.nodes, line, specimen, instrument, grid, settings, plan)
+        parts += [_product(spectra[group, node], kernels, node) for node in range(total.nodes.shape[0])]
+    # Real and imaginary parts apart and node by node: XLA on CPU sums over an axis of complex numbers one by one.
+    spectrum = lax.complex(sum(part[0] for part in parts), sum(part[1] for part in parts))
+    spectrum = spectrum * constant(plan.inverse_spline, total.rows)
     periodic = jnp.fft.irfft(_fold(spectrum, plan), n=plan.native)
     window = lax.slice_in_dim(periodic, plan.padding, plan.padding + plan.size)
-    return (window + _tails(peaks, specimen, instrument, grid, settings, plan)) / grid.step
+    tails = jnp.einsum("dt,dtp->p", total.tails, constant(plan.tail_interpolation, total.tails), precision="highest")
+    return (window + tails) / grid.step
+
+
+def _product(
+    spectrum: Complex[Array, " frequency"], kernels: _Kernels, node: int
+) -> tuple[Float[Array, " frequency"], Float[Array, " frequency"]]:
+    """Real and imaginary part of a row's spectrum times its kernel."""
+    real, imaginary = jnp.real(spectrum), jnp.imag(spectrum)
+    even = kernels.even[node]
+    if kernels.odd is None:
+        return real * even, imaginary * even
+    odd = kernels.odd[node]
+    return real * even - imaginary * odd, imaginary * even + real * odd
 
 
 def node_count(grid: Grid, instrument: Instrument, accuracy: Accuracy) -> int:
@@ -151,7 +223,7 @@ def node_count(grid: Grid, instrument: Instrument, accuracy: Accuracy) -> int:
     low = max(grid.start, 2.0)
     high = min(grid.start + grid.step * (grid.size - 1), 170.0)
     folds = np.log(np.tan(0.5 * DEGREE * high) / np.tan(0.5 * DEGREE * low)) if high > low else 0.0
-    if instrument.axial_source is not None and instrument.axial_detector is not None:
+    if has_axial_divergence(instrument):
         folds *= AXIAL_NODE_FACTOR
     return max(accuracy.stencil, int(np.ceil(accuracy.nodes_per_fold * folds)))
 
@@ -174,7 +246,7 @@ def _node_angles(grid: Grid, plan: _Plan, instrument: Instrument, specimen: Spec
     width = voigt_fwhm(shape)
     uniform_share = UNIFORM_NODE_SHARE
     change = jnp.abs(jnp.diff(FWHM_PER_SIGMA * shape.sigma)) + jnp.abs(jnp.diff(2.0 * shape.hwhm_lorentz))
-    if instrument.axial_source is not None and instrument.axial_detector is not None:
+    if has_axial_divergence(instrument):
         uniform_share = UNIFORM_NODE_SHARE_AXIAL
         opening = instrument.axial_source + instrument.axial_detector
         reach = jnp.rad2deg(0.5 * opening**2 / jnp.tan(DEGREE * jnp.clip(table, 1.0, 179.0)))
@@ -194,54 +266,29 @@ def _mean_line_shape(sine: Float[Array, " peak"], instrument: Instrument, specim
     return peak_shape(sine, instrument, specimen, jnp.max(instrument.line_fwhm), jnp.min(instrument.wavelength))
 
 
-def _group_spectrum(
-    peaks: PeakList,
-    nodes: Float[Array, " node"],
-    line: int | None,
-    specimen: Specimen,
-    instrument: Instrument,
-    grid: Grid,
-    settings: Settings,
-    plan: _Plan,
-) -> Complex[Array, " frequency"]:
-    """Fine spectrum of the peaks that share one set of kernels: all lines, or the one with index `line`."""
-    position = (peaks.two_theta.ravel() - grid.start) / grid.step
-    bragg, intensity = peaks.bragg_two_theta.ravel(), peaks.intensity.ravel()
-    if instrument.axial_source is not None and instrument.axial_detector is not None:
-        # The mean shift moves the stick; only the shape around it is left to the kernel, which then changes less from node
-        # to node.
-        position = position + mean_axial_shift(bragg, instrument.axial_source, instrument.axial_detector) / grid.step
-    inside = _inside(position, plan)
-    position = jnp.where(inside, position, 0.0)
-    stencil = settings.accuracy.stencil
-    first_node, node_weights = _lagrange_weights(bragg, nodes, stencil)
-    fine_position = (position + plan.padding) * (plan.fine / plan.native)
-    cell = jnp.floor(lax.stop_gradient(fine_position)).astype(jnp.int32)
-    taps = _spline_weights(fine_position - cell, plan.taps)
-    share = jnp.where(inside, intensity, 0.0)[:, None] * node_weights
-    updates = share[:, :, None] * taps[:, None, :]
-    row = first_node[:, None] + jnp.arange(stencil)
-    rows = _scatter_rows(updates, row, cell - (plan.taps // 2 - 1), nodes.shape[0], plan.fine)
-    kernels = _kernels(nodes, line, specimen, instrument, grid, settings, plan)
-    return jnp.sum(jnp.fft.rfft(rows) * kernels, axis=0) * constant(plan.inverse_spline, share)
+def _fine_cell(
+    place: Float[Array, " peak"], grid: Grid, plan: _Plan
+) -> tuple[Int[Array, " peak"], Float[Array, " peak"]]:
+    """Cell of the fine grid that a peak stands in, and how far into it.
+
+    The distance to the cell's edge is a difference of numbers that single precision holds exactly: the fine step is split
+    into a part of so few digits that its product with a cell's number is exact, and a rest. A quotient by the step would
+    lose two digits more, and lose them differently wherever a compiler fuses a product with a sum.
+    """
+    step = grid.step * plan.native / plan.fine
+    digits = 24 - int(plan.fine).bit_length()
+    unit = 2.0 ** (np.floor(np.log2(step)) - digits + 1)
+    coarse = float(np.round(step / unit) * unit)
+    distance = place - (grid.start - plan.padding * grid.step)
+    number = jnp.floor(lax.stop_gradient(distance) * (1.0 / step))
+    fraction = ((distance - number * coarse) - number * (step - coarse)) * (1.0 / step)
+    return number.astype(jnp.int32), fraction
 
 
 def _inside(position: Float[Array, " peak"], plan: _Plan) -> Array:
     """Whether a peak stands in the window or its padding, with room for the spline. [points from the first]"""
     room = plan.padding - plan.taps
     return (position >= -room) & (position <= plan.size - 1 + room)
-
-
-def _scatter_rows(
-    updates: Float[Array, "peak near tap"], row: Int[Array, "peak near"], column: Int[Array, " peak"], rows: int, columns: int
-) -> Float[Array, "node fine"]:
-    """Adds each peak's stretch of `tap` values to the rows of the nodes near it."""
-    indices = jnp.stack([row, jnp.broadcast_to(column[:, None], row.shape)], axis=-1)
-    dimensions = lax.ScatterDimensionNumbers(
-        update_window_dims=(2,), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0, 1)
-    )
-    start = jnp.zeros((rows, columns), dtype=updates.dtype)
-    return lax.scatter_add(start, indices, updates, dimensions, mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS)
 
 
 def _lagrange_weights(
@@ -281,6 +328,13 @@ def _spline_weights(t: Float[Array, " peak"], taps: int) -> Float[Array, "peak t
     return jnp.stack(weights, axis=1)
 
 
+class _Kernels(NamedTuple):
+    """Transforms of the unit-area profiles at the nodes: of their even parts, and of their odd parts if they have any."""
+
+    even: Float[Array, "node frequency"]
+    odd: Float[Array, "node frequency"] | None
+
+
 def _kernels(
     nodes: Float[Array, " node"],
     line: int | None,
@@ -289,7 +343,7 @@ def _kernels(
     grid: Grid,
     settings: Settings,
     plan: _Plan,
-) -> Float[Array, "node frequency"] | Complex[Array, "node frequency"]:
+) -> _Kernels:
     """Transform of the unit-area profile at each node."""
     sine = jnp.sin(0.5 * DEGREE * nodes)
     if line is None:
@@ -308,9 +362,10 @@ def _kernels(
         )
     if instrument.slit_width is not None:
         kernel = kernel * jnp.sinc(instrument.slit_width / grid.step * frequency)
-    if instrument.axial_source is not None and instrument.axial_detector is not None:
-        kernel = kernel * _axial_transform(nodes, instrument, grid, settings.accuracy.axial_points, plan)
-    return kernel
+    if not has_axial_divergence(instrument):
+        return _Kernels(kernel, None)
+    even, odd = _axial_transform(nodes, instrument, grid, settings, plan)
+    return _Kernels(kernel * even, kernel * odd)
 
 
 def _decay(
@@ -337,27 +392,52 @@ def _floor_sigma(fwhm: Float[Array, " node"]) -> Float[Array, " node"]:
 
 
 def _axial_transform(
-    nodes: Float[Array, " node"], instrument: Instrument, grid: Grid, points: int, plan: _Plan
-) -> Complex[Array, "node frequency"]:
-    """Transform of the axial divergence function at each node, sum of w exp(-2 pi i f shift).
+    nodes: Float[Array, " node"], instrument: Instrument, grid: Grid, settings: Settings, plan: _Plan
+) -> tuple[Float[Array, "node frequency"], Float[Array, "node frequency"]]:
+    """Transform of the axial divergence function at each node, sum of w exp(-2 pi i f shift): real and imaginary part.
 
     With m = PHASE_BLOCK a + b the phase is a product of one factor for a and one for b, so the sum over quadrature points
-    is a small matrix product and only (M/PHASE_BLOCK + PHASE_BLOCK) sines a point are taken.
+    is a small matrix product and only (M/PHASE_BLOCK + PHASE_BLOCK) sines a point are taken. The transform changes by little
+    over a block, since shifts are short against the pattern: at training accuracy it is computed at `axial_frequencies`
+    Chebyshev points of each block and interpolated. With a shift of r grid points the phase runs over +-x,
+    x = pi PHASE_BLOCK r/native, within a block, and n points err by 2 (x/2)^n/n!: 1e-6 for 12 points and r = 60 of 3840.
+    Products are real because a complex product of small matrices takes XLA on CPU several times as long.
     """
-    shift, weight = axial_points(nodes, instrument.axial_source, instrument.axial_detector, points)  # type: ignore[arg-type]
+    accuracy = settings.accuracy
+    shift, weight = axial_points(nodes, instrument.axial_source, instrument.axial_detector, accuracy.axial_points)  # type: ignore[arg-type]
     shift = shift - mean_axial_shift(nodes, instrument.axial_source, instrument.axial_detector)[:, None]  # type: ignore[arg-type]
-    cycles = shift / (grid.step * plan.native)  # per harmonic
+    # Kept apart: XLA on CPU would otherwise repeat the arc cosines of the points for every frequency.
+    cycles, weight = lax.optimization_barrier((shift / (grid.step * plan.native), weight))  # cycles per harmonic
     count = plan.fine // 2 + 1
     blocks = -(-count // PHASE_BLOCK)
-    coarse = _phase(cycles[:, None, :] * constant(np.arange(blocks) * PHASE_BLOCK, cycles)[:, None])
-    fine = _phase(cycles[:, None, :] * constant(np.arange(PHASE_BLOCK), cycles)[:, None])
-    product = jnp.einsum("kap,kbp->kab", coarse * weight[:, None, :], fine, precision="highest")
-    return product.reshape(nodes.shape[0], -1)[:, :count]
+    places, interpolation = _block_places(accuracy.axial_frequencies)
+    cos_a, sin_a = cos_sin(cycles[:, None, :] * constant(np.arange(blocks) * PHASE_BLOCK, cycles)[:, None])
+    cos_b, sin_b = cos_sin(cycles[:, None, :] * constant(places, cycles)[:, None])
+    cos_a, sin_a = cos_a * weight[:, None, :], sin_a * weight[:, None, :]
+    product = lambda a, b: jnp.einsum("kap,kbp->kab", a, b, precision="highest")  # noqa: E731
+    parts = (product(cos_a, cos_b) - product(sin_a, sin_b), -product(sin_a, cos_b) - product(cos_a, sin_b))
+    if interpolation is not None:
+        table = constant(interpolation, cycles)
+        parts = tuple(jnp.matmul(part, table, precision="highest") for part in parts)
+    even, odd = (part.reshape(nodes.shape[0], -1)[:, :count] for part in parts)
+    return even, odd
 
 
-def _phase(cycles: Float[Array, "*shape"]) -> Complex[Array, "*shape"]:
-    angle = -2.0 * np.pi * (cycles - jnp.round(cycles))
-    return jnp.cos(angle) + 1j * jnp.sin(angle)
+@lru_cache(maxsize=8)
+def _block_places(count: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Harmonics within a block at which the axial transform is computed, and the matrix [place, harmonic] that interpolates
+    between them; all of them and no matrix if `count` is PHASE_BLOCK."""
+    harmonics = np.arange(PHASE_BLOCK)
+    if count >= PHASE_BLOCK:
+        return harmonics.astype(float), None
+    middle = 0.5 * (PHASE_BLOCK - 1)
+    places = middle * (1.0 - np.cos((2 * np.arange(count) + 1) * np.pi / (2 * count)) / np.cos(np.pi / (2 * count)))
+    matrix = np.ones((count, PHASE_BLOCK))
+    for i in range(count):
+        for j in range(count):
+            if j != i:
+                matrix[i] *= (harmonics - places[j]) / (places[i] - places[j])
+    return places, matrix
 
 
 def _fold(spectrum: Complex[Array, " frequency"], plan: _Plan) -> Complex[Array, " native"]:
@@ -373,41 +453,44 @@ def _fold(spectrum: Complex[Array, " frequency"], plan: _Plan) -> Complex[Array,
 
 
 def _tails(
-    peaks: PeakList, specimen: Specimen, instrument: Instrument, grid: Grid, settings: Settings, plan: _Plan
-) -> Float[Array, " point"]:
-    """What periodic tails get wrong, per grid point: the Lorentzian minus its periodic sum for peaks in the window and its
-    padding, the whole Lorentzian for peaks beyond.
+    peaks: PeakList,
+    position: Float[Array, "line hkl"],
+    specimen: Specimen,
+    instrument: Instrument,
+    grid: Grid,
+    settings: Settings,
+    plan: _Plan,
+) -> Float[Array, "2 tail"]:
+    """What periodic tails get wrong at the Chebyshev points: the Lorentzian minus its periodic sum for peaks in the window and
+    its padding, the whole Lorentzian for peaks beyond. [per grid point]
 
     A Gaussian part of variance v adds v/2 times the second derivative, which matters to the gradient with respect to v when
     the Lorentzian is hundreds of points wide.
     """
-    sine = jnp.sin(0.5 * DEGREE * peaks.bragg_two_theta)
+    sine_bragg = jnp.sin(0.5 * DEGREE * peaks.bragg_two_theta)
     line = None if instrument.line_fwhm is None else jnp.asarray(instrument.line_fwhm)[:, None]
-    shape = peak_shape(sine, instrument, specimen, line, jnp.asarray(instrument.wavelength)[:, None])
+    shape = peak_shape(sine_bragg, instrument, specimen, line, jnp.asarray(instrument.wavelength)[:, None])
     strength, gamma, variance = peaks.intensity, shape.hwhm_lorentz, jnp.square(shape.sigma / grid.step)
     if settings.profile == "tch":
         fwhm, eta = tch_parameters(shape.sigma, shape.hwhm_lorentz)
         strength, gamma, variance = strength * eta, 0.5 * fwhm, jnp.zeros_like(fwhm)
     gamma = (gamma / grid.step).ravel()
-    strengths = jnp.stack([strength, 0.5 * strength * variance]).reshape(2, 1, -1)
-    position = ((peaks.two_theta - grid.start) / grid.step).ravel()
-    inside = _inside(position, plan)
-    points = constant(plan.tail_points, position)[:, None]
-    offset = points - position
+    strengths = jnp.stack([strength, 0.5 * strength * variance]).reshape(2, -1)
+    position = position.ravel()
+    # sum over images of the Lorentzian: sinh(a) cosh(a)/(sinh^2(a) + sin^2(pi offset/N))/N, a = pi gamma/N.
+    a = jnp.minimum(np.pi * gamma / plan.native, 40.0)
+    sinh_squared, product = jnp.square(jnp.sinh(a)), 0.5 * jnp.sinh(2.0 * a) / plan.native
+    # Kept apart: XLA on CPU would otherwise repeat every peak's widths for each of the points.
+    inside, gamma, strengths, position, sinh_squared, product = lax.optimization_barrier(
+        (_inside(position, plan), gamma, strengths, position, sinh_squared, product)
+    )
+    offset = constant(plan.tail_points, position)[:, None] - position
     # Peaks far outside must not come close to the points: their distance is at least the padding by construction.
     lorentz = gamma / (np.pi * (jnp.square(offset) + jnp.square(gamma) + TINY_AREA))
-    angle = np.pi * offset / plan.native
-    a = np.pi * gamma / plan.native
-    sine_hyperbolic = jnp.sinh(jnp.minimum(a, 40.0))
-    cosine_hyperbolic = jnp.cosh(jnp.minimum(a, 40.0))
-    periodic = (
-        sine_hyperbolic
-        * cosine_hyperbolic
-        / (plan.native * (jnp.square(sine_hyperbolic) + jnp.square(jnp.sin(angle)) + TINY_AREA * (np.pi / plan.native) ** 2))
-    )
+    _, sine = cos_sin(offset / (2 * plan.native))
+    periodic = product / (sinh_squared + jnp.square(sine) + TINY_AREA * (np.pi / plan.native) ** 2)
     difference = jnp.where(inside, lorentz - periodic, lorentz)
-    coarse = jnp.sum(strengths * difference, axis=2)
-    return jnp.einsum("dt,dtp->p", coarse, constant(plan.tail_interpolation, coarse), precision="highest")
+    return jnp.einsum("dp,tp->dt", strengths, difference, precision="highest")
 
 
 # Regularises the Lorentzian and its periodic sum alike at zero width on a Chebyshev point. [points^2]
