@@ -4,7 +4,7 @@
     import simxrd_jax as sx
 
     preset = sx.get_preset("laboratory")
-    phase = sx.load_phase("corundum.cif", preset.radiation, preset.two_theta, max_strain=preset.max_strain)
+    phase = sx.load_phase_for("corundum.cif", preset)
     pattern, conditions = sx.simulate_preset(
         phase.crystal, phase.reflections, preset, preset.grid(), preset.settings(), key=jax.random.key(0)
     )
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from simxrd_jax.diffraction.settings import REFINEMENT, TRAINING, Settings
     from simxrd_jax.diffraction.simulate import peak_list, simulate, simulate_mixture
     from simxrd_jax.errors import InputError
-    from simxrd_jax.phases import load_phase
+    from simxrd_jax.library.store import read_library
+    from simxrd_jax.library.stream import make_stream
+    from simxrd_jax.phases import load_phase, load_phase_for
     from simxrd_jax.presets import PRESETS, get_preset, measure, sample, simulate_preset
     from simxrd_jax.types import (
         Background,
@@ -62,8 +64,11 @@ __all__ = [
     "add_noise",
     "get_preset",
     "load_phase",
+    "load_phase_for",
+    "make_stream",
     "measure",
     "peak_list",
+    "read_library",
     "sample",
     "simulate",
     "simulate_mixture",
@@ -76,7 +81,9 @@ _MODULES = {
     "simxrd_jax.diffraction.settings": ("REFINEMENT", "TRAINING", "Settings"),
     "simxrd_jax.diffraction.simulate": ("peak_list", "simulate", "simulate_mixture"),
     "simxrd_jax.errors": ("InputError",),
-    "simxrd_jax.phases": ("load_phase",),
+    "simxrd_jax.library.store": ("read_library",),
+    "simxrd_jax.library.stream": ("make_stream",),
+    "simxrd_jax.phases": ("load_phase", "load_phase_for"),
     "simxrd_jax.presets": ("PRESETS", "get_preset", "measure", "sample", "simulate_preset"),
     "simxrd_jax.types": (
         "Background", "Crystal", "Grid", "Instrument", "Noise", "Pattern", "PeakList", "Phase", "ReflectionList", "Specimen",

@@ -30,6 +30,7 @@ Examples:
   simxrd conditions
   simxrd presets
   simxrd library build structures/ -o structures.simxrd
+  simxrd library show structures.simxrd -o sheet.png
 """
 BUILD_EXAMPLES = """\b
 Examples:
@@ -41,6 +42,12 @@ Examples:
   simxrd library info structures.simxrd
   simxrd library info structures.simxrd --plot long_tail.png
   simxrd library info structures.simxrd --json > info.json
+"""
+SHOW_EXAMPLES = """\b
+Examples:
+  simxrd library show structures.simxrd -o sheet.png
+  simxrd library show structures.simxrd -n 30 --preset simxrd --scale log --seed 7 -o sheet.png
+  simxrd library show structures.simxrd --split ool_disjoint --part test --sampling uniform
 """
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -186,6 +193,33 @@ def info_command(path: str, as_json: bool, plot: str | None, skipped: bool) -> N
     from simxrd_jax.commands.library import show_info
 
     click.echo(show_info(path, as_json=as_json, plot=plot, skipped=skipped))
+
+
+@library.command("show", epilog=SHOW_EXAMPLES, context_settings=CONTEXT)
+@click.argument("path", metavar="LIB.simxrd")
+@_option("-n", "count", type=int, metavar="N", help="How many patterns, 1 to 60 (default: 12).")
+@_option("--preset", metavar="NAME", help="Draw conditions from this preset, see `simxrd presets` (default: laboratory).")
+@_option("-o", "--output", metavar="SHEET.png", help="Draw the patterns (.png, .pdf, .svg or .jpg; default: only the list).")
+@_option("--split", metavar="NAME", help="Sample a part of this split, see `simxrd library info` (default: every structure).")
+@_option("--part", type=click.Choice(["train", "validation", "test"]), help="Which part (default: train).")
+@_option(
+    "--sampling",
+    type=click.Choice(["balanced", "uniform", "square_root"]),
+    help="Over space groups evenly, over structures evenly, or between the two (default: balanced).",
+)
+@_option("--mode", type=click.Choice(["cached", "atoms"]), help="Take |F|^2 from the library or its atoms (default: cached).")
+@_option("--seed", type=int, metavar="N", help="Of structures, conditions and noise (default: 0).")
+@_option(
+    "--scale",
+    type=click.Choice(["maximum", "square_root", "log", "area"]),
+    help="Of the patterns, as a network is given them (default: maximum).",
+)
+def show_command(path: str, output: str | None, **given: Any) -> None:
+    """Sample patterns as training does: a picture of them, and a list of their labels and seeds."""
+    from simxrd_jax.commands.library import SheetOptions, show_sheet
+
+    chosen = {name: value for name, value in given.items() if value is not None}
+    click.echo(show_sheet(path, SheetOptions(**chosen), output=output))
 
 
 def _numbers(value: Any) -> str:

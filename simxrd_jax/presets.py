@@ -131,7 +131,10 @@ class Preset:
 
     def margin(self) -> float:
         """How far outside the window the tails of the broadest peaks of the preset count, for listing reflections. [deg]"""
-        ends = {name: self._ends(name) for name in ("grain_size", "scherrer_constant", "microstrain", "lorentz_inverse_cos", "lorentz_tan")}
+        ends = {
+            name: self._ends(name)
+            for name in ("grain_size", "scherrer_constant", "microstrain", "lorentz_inverse_cos", "lorentz_tan")
+        }
         values = {name: low if name == "grain_size" else high for name, (low, high) in ends.items()}
         specimen, instrument, _, _ = build(values, self.radiation)
         # Rounded up, so that a library made in single precision serves double precision too.
@@ -263,7 +266,7 @@ def key_of_seed(seed: int) -> Key[Array, ""]:
     Every threefry key is one such number, so that a pattern of a batch can be asked for by the number of its own key.
     """
     data = np.array([seed >> 32, seed & 0xFFFFFFFF], dtype=np.uint32)
-    return jax.random.wrap_key_data(data, impl="threefry2x32")
+    return jax.random.wrap_key_data(jnp.asarray(data), impl="threefry2x32")
 
 
 def seed_of_key_data(data: Any) -> int:

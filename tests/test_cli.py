@@ -243,9 +243,7 @@ def test_preset_is_simulate_preset_with_the_same_seed(cif_folder: pathlib.Path):
     """The command at training accuracy in float32 against the function that makes training batches."""
     preset = sx.get_preset("simxrd")
     path = cif_folder / "quartz.cif"
-    phase = sx.load_phase(
-        path, preset.radiation, preset.two_theta, max_strain=preset.max_strain, max_shift=preset.max_shift, dtype=np.float32
-    )
+    phase = sx.load_phase_for(path, preset, dtype=np.float32)
     run = jax.jit(
         lambda key: sx.simulate_preset(phase.crystal, phase.reflections, preset, preset.grid(), preset.settings(), key=key),
         compiler_options=FAST_COMPILATION,
@@ -335,9 +333,9 @@ def test_folder(simxrd, cif_folder: pathlib.Path):
         (folder / f"{name}.cif").write_bytes((cif_folder / f"{name}.cif").read_bytes())
     (folder / "broken.cif").write_text("")
     (folder / "notes.txt").write_text("not a CIF")
-    before = compiled("fft")._cache_size()  # type: ignore[attr-defined]
+    before = compiled("fft", "float64")._cache_size()  # type: ignore[attr-defined]
     answer = simxrd("simulate", folder, *COARSE, "-o", "out", "--peaks", "out", "--plot", "pictures", "--seed", 3)
-    assert compiled("fft")._cache_size() - before <= 2  # type: ignore[attr-defined]
+    assert compiled("fft", "float64")._cache_size() - before <= 2  # type: ignore[attr-defined]
     assert answer.code == 1
     assert sorted(os.listdir("out")) == sorted(f"{n}.{e}" for n in names for e in ("csv", "xy"))
     assert sorted(os.listdir("pictures")) == sorted(f"{n}.png" for n in names)

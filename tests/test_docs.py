@@ -50,7 +50,9 @@ def test_figures_are_all_there_used_and_small():
     assert sum(files.values()) < 2_000_000
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/physics.md", "datasets/README.md", "experiments/effects/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/physics.md", "docs/library.md", "datasets/README.md", "experiments/effects/README.md"]
+)
 def test_links_lead_somewhere(page: str):
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8")):
@@ -66,6 +68,15 @@ def test_readme_example_prints_what_it_says(monkeypatch: pytest.MonkeyPatch):
     with contextlib.redirect_stdout(printed):
         exec(compile(found[1], "README.md", "exec"), {})
     assert printed.getvalue() == found[2]
+
+
+def test_library_example_runs(monkeypatch: pytest.MonkeyPatch):
+    found = re.search(r"```python\n(.*?)```", (ROOT / "docs/library.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert found is not None
+    monkeypatch.chdir(ROOT)
+    names: dict = {}
+    exec(compile(found[1], "library.md", "exec"), names)
+    assert names["train_step"]({}, names["stream"], names["jax"].random.key(0), 0) is None
 
 
 def test_readme_peak_table_is_the_command_s(tmp_path: pathlib.Path):

@@ -11,6 +11,7 @@ import pytest
 from experiments.peak_sum_accuracy import main as accuracy
 from experiments.peak_sum_accuracy.config import SMOKE
 from experiments.simulator_speed import main as speed
+from experiments.stream_speed import main as stream_speed
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,16 @@ def test_fft_against_dense(rows, points, value, gradient):
 
 def test_accuracy_table_has_a_row_for_each_width(rows):
     assert accuracy.table(rows, SMOKE).count("points |") == len(SMOKE.fwhm_points)
+
+
+def test_stream_speed_prints_a_table_and_writes_json(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "argv", ["stream_speed", "--smoke", "--json", str(tmp_path / "s.json")])
+    stream_speed.main()
+    assert "| laboratory | cached | 32 |" in capsys.readouterr().out
+    results = json.loads((tmp_path / "s.json").read_text())
+    assert results["laboratory_cached_per_second"] > 0
+    assert {"padding_share", "compilations", "library_bytes_on_device", "device"} <= set(results)
+    assert results["later_compilations"] == 0
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from simxrd_jax.commands.forward import FAST_COMPILATION
 from simxrd_jax.conditions import CONDITIONS, build
 from simxrd_jax.diffraction.widths import peak_shape
 from simxrd_jax.errors import InputError
-from simxrd_jax.phases import load_phase
+from simxrd_jax.phases import load_phase_for
 from simxrd_jax.presets import (
     PRESETS,
     Choice,
@@ -148,14 +148,7 @@ def test_simxrd_size_broadening_is_the_published_one(grain: float, two_theta: fl
 @every_preset
 def test_patterns_and_gradients_are_finite_and_repeat(preset: Preset, cif_folder: pathlib.Path):
     """64 draws in float32: patterns bit for bit the same again, gradients with respect to lattice and positions finite."""
-    phase = load_phase(
-        cif_folder / "TiO2_rutile.cif",
-        preset.radiation,
-        preset.two_theta,
-        max_strain=preset.max_strain,
-        max_shift=preset.max_shift,
-        dtype=np.float32,
-    )
+    phase = load_phase_for(cif_folder / "TiO2_rutile.cif", preset, dtype=np.float32)
     grid, settings = preset.grid(), preset.settings()
     weight = jnp.asarray(np.random.default_rng(0).normal(size=grid.size), dtype=jnp.float32)
 

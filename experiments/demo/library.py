@@ -15,7 +15,7 @@ from simxrd_jax.batches import PhaseBatch, group_phases, simulate_batch
 from simxrd_jax.crystal.structure import CrystalStructure
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.structures import read_npz
-from simxrd_jax.phases import load_phase
+from simxrd_jax.phases import load_phase_for
 from simxrd_jax.presets import Preset, get_preset
 
 
@@ -53,9 +53,7 @@ def load(config: Library, preset: Preset) -> tuple[list[CrystalStructure], list[
     structures, phases = [], []
     for i in tqdm(range(min(config.structures, len(library))), desc="structures", unit="", disable=None, leave=False):
         try:
-            loaded = load_phase(
-                library[i], preset.radiation, preset.two_theta, max_strain=preset.max_strain, max_shift=preset.max_shift
-            )
+            loaded = load_phase_for(library[i], preset)
         except InputError:
             continue  # no reflection in the range
         if len(loaded.reflections.hkl) <= config.max_reflections:

@@ -35,7 +35,7 @@ from simxrd_jax.diffraction.profiles import tch_pseudo_voigt, voigt
 from simxrd_jax.diffraction.settings import REFINEMENT, TRAINING, Settings
 from simxrd_jax.diffraction.simulate import simulate, simulate_mixture
 from simxrd_jax.diffraction.texture import march_dollase
-from simxrd_jax.phases import load_phase
+from simxrd_jax.phases import load_phase, load_phase_for
 from simxrd_jax.plots import INK, PHASE_COLOURS
 from simxrd_jax.presets import PRESETS, simulate_preset
 from simxrd_jax.types import Background, Grid, Noise, Phase
@@ -386,10 +386,7 @@ def presets(left: Axes, right: Axes) -> None:
     """Three patterns of corundum under two presets."""
     for axes, name in ((left, "simxrd"), (right, "laboratory")):
         preset = PRESETS[name]
-        loaded = load_phase(
-            CONFIG.cifs / "Al2O3.cif", preset.radiation, preset.two_theta,
-            max_strain=preset.max_strain, max_shift=preset.max_shift,
-        )  # fmt: skip
+        loaded = load_phase_for(CONFIG.cifs / "Al2O3.cif", preset)
         grid = preset.grid()
         draw = jax.jit(
             lambda k, p=preset, a=loaded, g=grid: simulate_preset(a.crystal, a.reflections, p, g, p.settings(), key=k)[0],

@@ -49,15 +49,13 @@ def load_structures(count: int, preset: Preset) -> tuple[list[Any], list[Any]]:
     """Materials Project structures and their (crystal, reflections) under a preset."""
     from simxrd_jax.errors import InputError
     from simxrd_jax.io.structures import read_npz
-    from simxrd_jax.phases import load_phase
+    from simxrd_jax.phases import load_phase_for
 
     structures, phases = [], []
     library = read_npz(DATA)
     for i in tqdm(range(min(count, len(library))), desc="structures", disable=None):
         try:
-            loaded = load_phase(
-                library[i], preset.radiation, preset.two_theta, max_strain=preset.max_strain, max_shift=preset.max_shift
-            )
+            loaded = load_phase_for(library[i], preset)
         except InputError:
             continue  # a few actinides have no dispersion table
         structures.append(loaded.structure)

@@ -1,4 +1,4 @@
-"""Host zone. The work behind `simxrd library`: building a library with a progress bar, and saying what one holds."""
+"""Host zone. The work behind `simxrd library`: building a library, saying what one holds, showing patterns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pathlib
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,11 +19,16 @@ from simxrd_jax.crystal.structure import CRYSTAL_SYSTEMS
 from simxrd_jax.io.xy import check_target, write_together
 from simxrd_jax.library.store import Library, read_library
 
+if TYPE_CHECKING:
+    from simxrd_jax.library.sheet import Entry
+    from simxrd_jax.library.stream import Batch
+
 SHOWN_REASONS = 5  # skipped structures listed at the end of a build; the library keeps them all
 SHOWN_PAIRS = 10  # of labels that disagree
 STREAM_ARRAYS = ("hkl", "multiplicity", "f_squared", "lattice")  # what a cached stream keeps on the device
 LINE_LENGTH = 100
 MAJORITY_LENGTH = 40  # of the name of a class; extinction groups list their members
+DEFAULT_PART = "train"
 STATISTICS = ("min", "median", "mean", "90 %", "max")
 
 
@@ -246,3 +251,130 @@ def _wrapped(cells: Sequence[str]) -> list[str]:
 
 def _bytes(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:,.1f} KiB"
+
+
+@dataclasses.dataclass(frozen=True)
+class SheetOptions:
+    """What `simxrd library show` samples and how it is drawn, see `stream.make_stream`.
+
+    Attributes:
+      preset: name.
+      count: patterns.
+      split, part: of the library; no split means every structure.
+      sampling: over structures, by space group.
+      mode, scale: of the patterns.
+      seed: of the run; the sheet is its first batch.
+    """
+
+    preset: str = "laboratory"
+    count: int = 12
+    split: str | None = None
+    part: str | None = None
+    sampling: str = "balanced"
+    mode: str = "cached"
+    scale: str = "maximum"
+    seed: int = 0
+
+
+def show_sheet(path: str, options: SheetOptions = SheetOptions(), *, output: str | None = None) -> str:
+    """The text of `simxrd library show`; the contact sheet is written on the way.
+
+    Args:
+      path: of the library.
+      options: everything that decides the patterns.
+      output: the picture; None makes none.
+
+    Raises:
+      InputError: the library cannot be read, the options are bad or do not go with it, or the picture cannot be written.
+    """
+    import jax
+
+    from simxrd_jax.commands.specimen import MAX_SEED
+    from simxrd_jax.library.sheet import MAX_PANELS, sheet_entries
+    from simxrd_jax.library.stream import make_stream, sample_keys
+    from simxrd_jax.plots import check_format
+    from simxrd_jax.presets import get_preset, key_of_seed
+
+    if not 1 <= options.count <= MAX_PANELS:
+        raise InputError(f"a sheet of {options.count} patterns cannot be drawn so that it is read; choose 1 to {MAX_PANELS}")
+    if not 0 <= options.seed <= MAX_SEED:
+        raise InputError(f"the seed {options.seed} must be from 0 to {MAX_SEED}; choose another")
+    if options.part is not None and options.split is None:
+        raise InputError(f"the part {options.part} is one of a split; name the split too, or leave the part out")
+    preset = get_preset(options.preset)
+    if output is not None:
+        check_format(output)
+        check_target(output, [path])
+    library = read_library(path)
+    stream = make_stream(
+        library,
+        preset,
+        batch=options.count,
+        split=options.split,
+        part=options.part or DEFAULT_PART,
+        sampling=options.sampling,
+        mode=options.mode,
+        scale=options.scale,
+    )
+    key = key_of_seed(options.seed)
+    if output is None:
+        data = jax.random.key_data(sample_keys(key, 0, 0, options.count))
+        entries = sheet_entries(library, np.asarray(stream.draw(key, 0)), np.asarray(data))
+    else:
+        batch = jax.device_get(stream.batch(key, 0))
+        entries = sheet_entries(library, batch.structure, batch.key_data)
+        _draw_sheet(library, options, batch, entries, output)
+    return "\n".join(_sheet_lines(library, options, entries))
+
+
+def _draw_sheet(library: Library, options: SheetOptions, batch: Batch, entries: Sequence[Entry], output: str) -> None:
+    from simxrd_jax.library.sheet import MARK, condition_parts, plot_sheet
+    from simxrd_jax.plots import figure_bytes
+    from simxrd_jax.presets import get_preset
+
+    preset, meta = get_preset(options.preset), library.meta
+    conditions = [
+        condition_parts({name: values[i] for name, values in batch.conditions.items()}, preset) for i in range(len(entries))
+    ]
+    origin = "" if options.split is None else f", {options.part or DEFAULT_PART} of {options.split}"
+    caption = [
+        f"{meta.name}: {len(entries)} of {len(library):,} structures{origin}",
+        f"preset {preset.name}, sampling {options.sampling}, mode {options.mode}, scale {options.scale}, seed {options.seed}",
+    ]
+    if any(entry.other_labels for entry in entries):
+        caption.append(
+            f"{MARK} a | b: the label depends on the tolerance, space groups at {meta.symprec_tight:g} and "
+            f"{meta.symprec_loose:g} Å"
+        )
+    grid = np.asarray(preset.grid().two_theta)
+    figure = plot_sheet(grid, np.asarray(batch.pattern), entries, conditions, caption)
+    write_together({pathlib.Path(output): figure_bytes(figure, output)})
+
+
+def _sheet_lines(library: Library, options: SheetOptions, entries: Sequence[Entry]) -> list[str]:
+    """A table of the patterns, and the command that draws one of them again."""
+    from simxrd_jax.library.sheet import labels_text, plain_symbol
+
+    meta = library.meta
+    header = ("", "id", "formula", "space group", "crystal system", "seed", "")
+    rows = [header]
+    for entry in entries:
+        symbol = f"{entry.space_group} {plain_symbol(entry.space_group)}" if entry.space_group else "none"
+        differ = (
+            ""
+            if entry.other_labels is None
+            else f"at {meta.symprec_tight:g} | {meta.symprec_loose:g} A: {labels_text(entry.other_labels)}"
+        )
+        rows.append(
+            (str(entry.number), entry.identifier, entry.formula, symbol, entry.crystal_system, str(entry.seed), differ)
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    first = entries[0]
+    tables = "" if meta.form_factors == "it92" else f" --form-factors {meta.form_factors}"
+    tables += "" if meta.dispersion else " --no-dispersion"
+    command = (
+        f"simxrd simulate CIF --preset {options.preset} --seed {first.seed} --accuracy training --dtype float32 "
+        f"--symprec {meta.symprec:g}{tables} -o pattern.xy"
+    )
+    return [*lines, "", f"pattern {first.number} again, with the file of {first.identifier} for CIF:", f"  {command}"]

@@ -44,7 +44,7 @@ def make_crystal(
     tables = look_up_form_factors(atoms.species, float(np.ravel(wavelength)[0]), form_factors, dispersion)
     crystal = Crystal(
         lattice=structure.lattice,
-        # Nearest to the origin: single precision then keeps half the rounding, and the same, whatever cell an atom is given in.
+        # Nearest to the origin: single precision then rounds half as much, and alike in whatever cell an atom is given.
         frac=atoms.frac - np.round(atoms.frac),
         occupancy=atoms.occupancy,
         biso=atoms.biso,

@@ -154,7 +154,7 @@ def cell_to_lattice(lengths: Float[Array, "3"], angles: Float[Array, "3"]) -> Fl
     )
 
 
-def _matmul(x: Float[Array, "*op 3 3"], y: Float[Array, "*op 3 3"]) -> Float[Array, "*op 3 3"]:
+def _matmul(x: Float[Array, "... 3 3"], y: Float[Array, "... 3 3"]) -> Float[Array, "... 3 3"]:
     """Product of 3 x 3 matrices as written-out sums: alone and in a batch then round alike, and no matrix unit takes part."""
     columns = [x[..., :, k, None] * y[..., None, k, :] for k in range(3)]
     return columns[0] + columns[1] + columns[2]

@@ -32,20 +32,22 @@ def has_axial_divergence(instrument: Instrument) -> bool:
 
 
 def axial_points(
-    two_theta: Float[Array, " peak"], source: Scalar, detector: Scalar, points: int
+    two_theta: Float[Array, " peak"], source: Scalar, detector: Scalar, points: int, inner_points: int | None = None
 ) -> tuple[Float[Array, "peak point"], Float[Array, "peak point"]]:
     """Shifts and weights of the quadrature.
 
     Args:
       two_theta: Bragg angles. [deg]
       source, detector: S/L and H/L, half heights over the radius.
-      points: Gauss-Legendre points on the outer side of the kink; the inner side, where shifts are small, has half as many.
+      points: Gauss-Legendre points on the outer side of the kink.
+      inner_points: on the inner side, where shifts are smaller; None takes as many.
 
     Returns:
-      Shifts of the apparent angle (negative below 90 deg) [deg] and weights that sum to 1, each [peak, points + points/2].
+      Shifts of the apparent angle (negative below 90 deg) [deg] and weights that sum to 1, each [peak, point].
     """
+    inner_points = points if inner_points is None else inner_points
     nodes, weights = (constant(v, two_theta) for v in np.polynomial.legendre.leggauss(points))
-    inner_nodes, inner_weights = (constant(v, two_theta) for v in np.polynomial.legendre.leggauss(points // 2))
+    inner_nodes, inner_weights = (constant(v, two_theta) for v in np.polynomial.legendre.leggauss(inner_points))
     angle = DEGREE * two_theta[:, None]
     cosine, tangent = jnp.cos(angle), jnp.tan(angle)
     limit = _REACH * jnp.abs(tangent)
@@ -60,7 +62,7 @@ def axial_points(
     plateau = 2.0 * jnp.minimum(source, detector)
     ramp = (source + detector - h_outer) / jnp.where(plateau > 0, plateau, 1.0)
     ramp = jnp.where(plateau > 0, ramp, 0.5 * (1.0 - nodes))
-    overlap = jnp.concatenate([jnp.ones_like(ramp[:, : points // 2]), ramp], axis=1)
+    overlap = jnp.concatenate([jnp.ones((two_theta.shape[0], inner_points), dtype=ramp.dtype), ramp], axis=1)
     root = jnp.sqrt(1.0 + h * h)
     apparent = jnp.arccos(jnp.clip(cosine * root, -1.0 + 1e-7, 1.0 - 1e-7))
     # The shift from the difference of cosines, not of angles: float32 keeps it to 1e-7 of itself.

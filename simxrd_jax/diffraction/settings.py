@@ -24,8 +24,8 @@ class Accuracy:
       oversampling: fine grid points per grid point.
       spline_taps: grid points over which a stick is spread (4: cubic, 6: quintic B-spline).
       tail_nodes: Chebyshev nodes of the correction for the periodic Lorentzian tails.
-      axial_points: quadrature points on the outer side of the kink of the axial divergence function, in every sum; the inner
-        side, where rays cross near the equator, has half as many.
+      axial_points, axial_inner_points: quadrature points on the outer and on the inner side of the kink of the axial
+        divergence function, in every sum.
       axial_frequencies: of each 64 harmonics, at how many the transform of axial divergence is computed; the others are
         interpolated. 64 is all of them.
     """
@@ -36,6 +36,7 @@ class Accuracy:
     spline_taps: int
     tail_nodes: int
     axial_points: int
+    axial_inner_points: int
     axial_frequencies: int
 
     def __post_init__(self) -> None:
@@ -43,8 +44,26 @@ class Accuracy:
             raise ValueError("an Accuracy needs even stencil and spline_taps and oversampling >= 1")
 
 
-TRAINING = Accuracy(nodes_per_fold=3.4, stencil=4, oversampling=1.0, spline_taps=4, tail_nodes=16, axial_points=14, axial_frequencies=8)
-REFINEMENT = Accuracy(nodes_per_fold=7.5, stencil=6, oversampling=1.75, spline_taps=6, tail_nodes=32, axial_points=24, axial_frequencies=64)
+TRAINING = Accuracy(
+    nodes_per_fold=3.4,
+    stencil=4,
+    oversampling=1.0,
+    spline_taps=4,
+    tail_nodes=16,
+    axial_points=16,
+    axial_inner_points=8,
+    axial_frequencies=8,
+)
+REFINEMENT = Accuracy(
+    nodes_per_fold=7.5,
+    stencil=6,
+    oversampling=1.75,
+    spline_taps=6,
+    tail_nodes=32,
+    axial_points=24,
+    axial_inner_points=24,
+    axial_frequencies=64,
+)
 ACCURACIES = {"training": TRAINING, "refinement": REFINEMENT}
 
 

@@ -216,7 +216,14 @@ def _window(library: Library, low: float, high: float) -> tuple[np.ndarray, np.n
     structure = np.repeat(np.arange(len(library)), library.n_reflection)
     h, k, l = library.hkl.T.astype(np.float64)
     total = np.zeros(len(h))
-    for i, j, product in ((0, 0, h * h), (1, 1, k * k), (2, 2, l * l), (1, 2, 2 * k * l), (0, 2, 2 * h * l), (0, 1, 2 * h * k)):
+    for i, j, product in (
+        (0, 0, h * h),
+        (1, 1, k * k),
+        (2, 2, l * l),
+        (1, 2, 2 * k * l),
+        (0, 2, 2 * h * l),
+        (0, 1, 2 * h * k),
+    ):
         total += product * reciprocal[:, i, j][structure]
     below = np.bincount(structure, total < low**2 * (1 - 1e-12), minlength=len(library)).astype(np.int64)
     above = np.bincount(structure, total > high**2 * (1 + 1e-12), minlength=len(library)).astype(np.int64)
@@ -234,9 +241,7 @@ def _laue_groups(library: Library) -> tuple[np.ndarray, np.ndarray]:
     return laue_of_hall[hall_of_structure], np.stack([groups[keys.index(key)] for key in unique])
 
 
-def _members(
-    library: Library, first: np.ndarray, count: np.ndarray, laue: np.ndarray, rotations: np.ndarray
-) -> Members:
+def _members(library: Library, first: np.ndarray, count: np.ndarray, laue: np.ndarray, rotations: np.ndarray) -> Members:
     """Orbits of the reflections in reach, made anew from the Laue groups."""
     structure = np.repeat(np.arange(len(library)), count)
     place = np.arange(len(structure)) - np.repeat(np.cumsum(count) - count, count)

@@ -41,7 +41,7 @@ from simxrd_jax.presets import Distribution, Preset, number_of_name, sample, spl
 from simxrd_jax.types import Array
 
 # Patterns mapped at once: on CPU a chunk's working set then stays in cache, an accelerator wants enough to fill it.
-CPU_CHUNK, ACCELERATOR_CHUNK = 32, 512
+CPU_CHUNK, ACCELERATOR_CHUNK = 8, 512
 MODES = ("cached", "atoms")
 SAMPLINGS = ("uniform", "balanced", "square_root")
 SCALES = ("none", "maximum", "area", "square_root", "log")
@@ -134,13 +134,13 @@ class Stream:
         """
         return _batch(self, key, step, first)
 
-    def patterns_of(
-        self, structures: Int[Array, " batch"], key: Key[JaxArray, ""], step: Int[Array, ""] | int = 0
-    ) -> Batch:
+    def patterns_of(self, structures: Int[Array, " batch"], key: Key[JaxArray, ""], step: Int[Array, ""] | int = 0) -> Batch:
         """The same for given structures in place of drawn ones, as many as a batch holds."""
         return _patterns_of(self, jnp.asarray(structures, dtype=jnp.int32), key, step)
 
-    def draw(self, key: Key[JaxArray, ""], step: Int[Array, ""] | int, first: Int[Array, ""] | int = 0) -> Int[Array, " batch"]:
+    def draw(
+        self, key: Key[JaxArray, ""], step: Int[Array, ""] | int, first: Int[Array, ""] | int = 0
+    ) -> Int[Array, " batch"]:
         """Structures that `batch` would take, without a pattern."""
         keys = sample_keys(key, step, first, self.options.size)
         return jax.vmap(lambda k: _draw_structure(self, k))(keys)
@@ -313,10 +313,14 @@ def _weights(
 
 
 def _codes(library: Library, label: str) -> np.ndarray:
-    return np.asarray({"crystal_system": library.crystal_system, "space_group": library.space_group}.get(label, library.extinction_group))
+    return np.asarray(
+        {"crystal_system": library.crystal_system, "space_group": library.space_group}.get(label, library.extinction_group)
+    )
 
 
-def sample_keys(key: Key[JaxArray, ""], step: Int[Array, ""] | int, first: Int[Array, ""] | int, size: int) -> Key[JaxArray, " batch"]:
+def sample_keys(
+    key: Key[JaxArray, ""], step: Int[Array, ""] | int, first: Int[Array, ""] | int, size: int
+) -> Key[JaxArray, " batch"]:
     """Keys fold_in(fold_in(key, step), i) of the samples i = first ... first + size - 1."""
     step_key = jax.random.fold_in(key, step)
     return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(first + jnp.arange(size))
@@ -344,7 +348,9 @@ def _simulate(stream: Stream, structures: Int[Array, " batch"], keys: Key[JaxArr
     """Patterns of structures under conditions drawn with keys."""
     options = stream.options
     phases, fractions = jax.vmap(partial(_draw_phases, stream))(structures, keys)
-    needed = tuple(v[jnp.maximum(phases, 0)] * (phases >= 0) for v in block_counts(stream.arrays, options.settings.split_orbits))
+    needed = tuple(
+        v[jnp.maximum(phases, 0)] * (phases >= 0) for v in block_counts(stream.arrays, options.settings.split_orbits)
+    )
     order = jnp.argsort(jnp.sum(needed[0], axis=1))
     chunks = jax.tree.map(lambda v: v[order].reshape(-1, options.chunk, *v.shape[1:]), (phases, fractions, keys, *needed))
 

@@ -93,8 +93,13 @@ def _sub_peaks(peaks: PeakList, specimen: Specimen, instrument: Instrument, sett
     shape = peak_shape(sine, instrument, specimen, line, wavelength)
     position, intensity = peaks.two_theta.ravel()[:, None], peaks.intensity.ravel()[:, None]
     if has_axial_divergence(instrument):
+        accuracy = settings.accuracy
         shift, weight = axial_points(
-            peaks.bragg_two_theta.ravel(), instrument.axial_source, instrument.axial_detector, settings.accuracy.axial_points
+            peaks.bragg_two_theta.ravel(),
+            instrument.axial_source,  # pyright: ignore[reportArgumentType]
+            instrument.axial_detector,  # pyright: ignore[reportArgumentType]
+            accuracy.axial_points,
+            accuracy.axial_inner_points,
         )
         position, intensity = position + shift, intensity * weight
     if instrument.slit_width is not None:

@@ -266,9 +266,7 @@ def _mean_line_shape(sine: Float[Array, " peak"], instrument: Instrument, specim
     return peak_shape(sine, instrument, specimen, jnp.max(instrument.line_fwhm), jnp.min(instrument.wavelength))
 
 
-def _fine_cell(
-    place: Float[Array, " peak"], grid: Grid, plan: _Plan
-) -> tuple[Int[Array, " peak"], Float[Array, " peak"]]:
+def _fine_cell(place: Float[Array, " peak"], grid: Grid, plan: _Plan) -> tuple[Int[Array, " peak"], Float[Array, " peak"]]:
     """Cell of the fine grid that a peak stands in, and how far into it.
 
     The distance to the cell's edge is a difference of numbers that single precision holds exactly: the fine step is split
@@ -404,8 +402,11 @@ def _axial_transform(
     Products are real because a complex product of small matrices takes XLA on CPU several times as long.
     """
     accuracy = settings.accuracy
-    shift, weight = axial_points(nodes, instrument.axial_source, instrument.axial_detector, accuracy.axial_points)  # type: ignore[arg-type]
-    shift = shift - mean_axial_shift(nodes, instrument.axial_source, instrument.axial_detector)[:, None]  # type: ignore[arg-type]
+    source, detector = instrument.axial_source, instrument.axial_detector
+    assert source is not None
+    assert detector is not None
+    shift, weight = axial_points(nodes, source, detector, accuracy.axial_points, accuracy.axial_inner_points)
+    shift = shift - mean_axial_shift(nodes, source, detector)[:, None]
     # Kept apart: XLA on CPU would otherwise repeat the arc cosines of the points for every frequency.
     cycles, weight = lax.optimization_barrier((shift / (grid.step * plan.native), weight))  # cycles per harmonic
     count = plan.fine // 2 + 1

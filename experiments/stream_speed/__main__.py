@@ -1,0 +1,3 @@
+from experiments.stream_speed.main import main
+
+main()
