@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simxrd_jax.crystal.structure import CRYSTAL_SYSTEMS
+from simxrd_jax.errors import InputError
 from simxrd_jax.io.xy import check_target, write_together
 from simxrd_jax.library.store import Library, read_library
 
@@ -357,7 +358,7 @@ def _sheet_lines(library: Library, options: SheetOptions, entries: Sequence[Entr
 
     meta = library.meta
     header = ("", "id", "formula", "space group", "crystal system", "seed", "")
-    rows = [header]
+    rows: list[tuple[str, ...]] = [header]
     for entry in entries:
         symbol = f"{entry.space_group} {plain_symbol(entry.space_group)}" if entry.space_group else "none"
         differ = (

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from simxrd_jax.crystal import symmetry
 from simxrd_jax.crystal.structure import CrystalStructure
 from simxrd_jax.errors import InputError
-from simxrd_jax.types import ReflectionList
+
+if TYPE_CHECKING:  # the types need JAX, the processes of a library's build do not
+    from simxrd_jax.types import ReflectionList
 
 # Reflections this far outside the window are listed for the tails they send into it. [deg]
 DEFAULT_MARGIN = 2.0
@@ -54,6 +57,8 @@ def make_reflections(
     Raises:
       InputError: more reflections than `capacity`, a window without an angle, or a cell too large to enumerate.
     """
+    from simxrd_jax.types import ReflectionList
+
     lines = np.atleast_1d(np.asarray(wavelength, dtype=np.float64))
     if not (np.all(np.isfinite(lines)) and np.all(lines > 0)):
         raise InputError(f"the wavelength {wavelength} must be positive; give it in Angstrom")

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import gemmi
 import numpy as np
 
 from simxrd_jax.errors import InputError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # gemmi is imported where it is used: a stored library must do without it
+    import gemmi
+
     from simxrd_jax.crystal.structure import CrystalStructure
 
 # Images of one site closer than this are one atom, whatever its occupancy: three digits (0.333) on a 30 A axis leave 0.02 A
@@ -28,6 +30,23 @@ SPECIAL_POSITION_DISTANCE = 0.1
 # Relative deviation of a lattice vector's length (or of a cosine) from what the operators demand. Measured cells that a file
 # calls cubic agree to all digits; 1 % is a wrong cell or a wrong operator list.
 METRIC_TOLERANCE = 0.01
+TRANSLATION_DENOMINATOR = 24  # translations of all operators in the 530 settings are whole 24ths, of gemmi's too
+ORIGIN_DENOMINATOR = 4  # a permutation of axes shifts an origin by whole quarters; steps of 1/8 and 1/24 find no more
+
+# The other hand of each enantiomorphic pair of space groups, by the greater number: (76, 78), (91, 95), ...
+LOWER_ENANTIOMORPH = {
+    78: 76,
+    95: 91,
+    96: 92,
+    145: 144,
+    153: 151,
+    154: 152,
+    170: 169,
+    172: 171,
+    179: 178,
+    181: 180,
+    213: 212,
+}
 
 
 def split_centring(rotations: np.ndarray, translations: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -171,8 +190,7 @@ def symmetrise_lattice(lattice: np.ndarray, rotations: np.ndarray, source: str) 
     # A relative change e of a length is 2 e on the metric's diagonal.
     deviation = np.abs(images - metric).max(axis=0) / (2 * np.outer(length, length))
     if deviation.max() > METRIC_TOLERANCE:
-        cell = gemmi.UnitCell(*cell_parameters(lattice)).parameters
-        shown = " ".join(f"{v:.6g}" for v in cell)
+        shown = " ".join(f"{v:.6g}" for v in cell_parameters(lattice))
         raise InputError(
             f"{source}: the cell {shown} contradicts the symmetry operators by {100 * deviation.max():.1f} %; "
             "correct the cell or the space group"
@@ -314,8 +332,42 @@ def hall_operators(hall_number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.lru_cache(maxsize=530)
+def axis_permutations(hall_number: int) -> tuple[tuple[int, int, int], ...]:
+    """Permutations of a, b, c that map a space group onto itself, up to a shift of its origin; the identity first.
+
+    With x'_i = x_p(i) and an origin shifted by s an operator (R, t) becomes (R', t' + (1 - R') s), where R'_ij = R_p(i)p(j)
+    and t'_i = t_p(i); p is one of them if some s makes the set of operators what it was.
+
+    Args:
+      hall_number: 1 to 530.
+
+    Returns:
+      Permutations p: six in P 21 21 21, the three cyclic ones in P b c a, the identity alone in P n m a.
+    """
+    rotations, translations, centring = split_centring(*hall_operators(hall_number))
+    place = {rotation.tobytes(): i for i, rotation in enumerate(rotations)}
+    points = {tuple(point) for point in np.round(centring * TRANSLATION_DENOMINATOR).astype(int).tolist()}
+    shifts = np.stack(np.meshgrid(*[np.arange(ORIGIN_DENOMINATOR)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    shifts = shifts / ORIGIN_DENOMINATOR
+    found = []
+    for p in itertools.permutations(range(3)):
+        images = rotations[:, p][:, :, p]
+        keeps_rotations = all(image.tobytes() in place for image in images)
+        if not keeps_rotations or {tuple(point[i] for i in p) for point in points} != points:
+            continue
+        change = translations[:, p] - translations[[place[image.tobytes()] for image in images]]
+        delta = change + np.einsum("oij,sj->soi", np.eye(3) - images, shifts)
+        delta = delta[:, :, None, :] - centring
+        is_whole = (np.abs(delta - np.round(delta)) < 1e-3).all(axis=-1).any(axis=-1)
+        if is_whole.all(axis=-1).any():
+            found.append(p)
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=530)
 def hall_symbol(hall_number: int) -> str:
     """Hermann-Mauguin symbol in gemmi's spacing, with the setting that spglib uses (origin 1 or 2, axes H or R)."""
+    import gemmi
     import spglib
 
     with warnings.catch_warnings():
@@ -350,6 +402,8 @@ def _asymmetric_unit(
 
 def group_from_operators(rotations: np.ndarray, translations: np.ndarray, lattice: np.ndarray) -> tuple[int, str] | None:
     """Number and Hermann-Mauguin symbol of the space group that a list of operators is, or None if it is none."""
+    import gemmi
+
     ops = [operator(r, t) for r, t in zip(rotations, translations, strict=True)]
     found = gemmi.find_spacegroup_by_ops(gemmi.GroupOps(ops))
     if found is not None:
@@ -370,14 +424,16 @@ def group_from_operators(rotations: np.ndarray, translations: np.ndarray, lattic
 
 def operator(rotation: np.ndarray, translation: np.ndarray) -> gemmi.Op:
     """gemmi's operator of x' = R x + t, with t rounded to 24ths."""
+    import gemmi
+
     op = gemmi.Op()
-    op.rot = (np.asarray(rotation) * gemmi.Op.DEN).astype(int).tolist()
-    op.tran = [int(v) for v in np.round(np.asarray(translation) * gemmi.Op.DEN)]
+    op.rot = (np.asarray(rotation) * TRANSLATION_DENOMINATOR).astype(int).tolist()
+    op.tran = [int(v) for v in np.round(np.asarray(translation) * TRANSLATION_DENOMINATOR)]
     return op.wrap()
 
 
 def operator_arrays(ops: Sequence[gemmi.Op]) -> tuple[np.ndarray, np.ndarray]:
     """Rotations int64 [op, 3, 3] and translations [op, 3] of gemmi operators."""
-    rotations = np.array([op.rot for op in ops], dtype=np.int64) // gemmi.Op.DEN
-    translations = np.array([op.tran for op in ops], dtype=np.float64) / gemmi.Op.DEN
+    rotations = np.array([op.rot for op in ops], dtype=np.int64) // TRANSLATION_DENOMINATOR
+    translations = np.array([op.tran for op in ops], dtype=np.float64) / TRANSLATION_DENOMINATOR
     return rotations, translations

@@ -26,9 +26,11 @@ from simxrd_jax.types import Array, Instrument, Scalar
 _REACH = 1.0 - 1e-4
 
 
-def has_axial_divergence(instrument: Instrument) -> bool:
-    """Whether both openings are given; one alone switches nothing on."""
-    return instrument.axial_source is not None and instrument.axial_detector is not None
+def axial_openings(instrument: Instrument) -> tuple[Scalar, Scalar] | None:
+    """S/L and H/L, or None: one of them alone switches nothing on."""
+    if instrument.axial_source is None or instrument.axial_detector is None:
+        return None
+    return instrument.axial_source, instrument.axial_detector
 
 
 def axial_points(

@@ -68,7 +68,7 @@ def from_ase(atoms: Any, symprec: float = DEFAULT_SYMPREC) -> CrystalStructure:
         raise InputError("the ASE object has no atoms or no cell in three dimensions; give a crystal")
     symbols = [_known(s, "ASE object") for s in atoms.get_chemical_symbols()]
     frac = np.array(atoms.get_scaled_positions(wrap=True), dtype=np.float64)
-    name = str(atoms.get_chemical_formula(mode="reduce" if len(atoms) < 4 else "metal", empirical=True))
+    name = str(atoms.get_chemical_formula(mode="metal", empirical=True))
     return from_atoms(lattice, frac, [((s, 1.0),) for s in symbols], symprec, name=name, source="ASE object")
 
 

@@ -33,6 +33,7 @@ import gemmi
 import numpy as np
 
 from simxrd_jax import __version__
+from simxrd_jax.crystal import symmetry
 from simxrd_jax.crystal.form_factors import TABLES, form_factors
 from simxrd_jax.crystal.structure import charge_of, element_of
 from simxrd_jax.errors import InputError
@@ -466,6 +467,7 @@ def assemble(outline: _Outline, reach: Reach, parts: Sequence[Columns]) -> Libra
       InputError: no structure is left.
     """
     from simxrd_jax.library.arrays import library_f_squared
+    from simxrd_jax.library.extinction import extinction_groups
     from simxrd_jax.library.splits import make_splits
 
     columns = records.join(parts)
@@ -486,6 +488,7 @@ def assemble(outline: _Outline, reach: Reach, parts: Sequence[Columns]) -> Libra
         columns["hkl"] = columns["hkl"].astype(np.int8)
     facts = (columns[name] for name in ("ids", "formulas", "space_group", "prototypes"))
     splits, split_meta = make_splits(*facts, seed=0)
+    extinction = extinction_groups()
     meta = LibraryMeta(
         format_version=FORMAT_VERSION,
         simxrd_version=__version__,
@@ -517,10 +520,27 @@ def assemble(outline: _Outline, reach: Reach, parts: Sequence[Columns]) -> Libra
         mass=tables[0].mass,
         f_prime=np.stack([table.f_prime for table in tables]),
         f_double_prime=np.stack([table.f_double_prime for table in tables]),
+        extinction_group=extinction.of_space_group[columns["space_group"]].astype(np.uint8),
+        extinction_names=np.array(extinction.names, dtype=np.str_),
+        **_hall_table(columns["hall"]),
         splits=splits,
         split_meta=split_meta,
     )
     return dataclasses.replace(library, f_squared=storable_f_squared(library, library_f_squared(library)))
+
+
+def _hall_table(hall: np.ndarray) -> dict[str, np.ndarray]:
+    """Symbols and operators of the Hall numbers in use, as `store.Library` keeps them."""
+    numbers = np.unique(hall)
+    rotations, translations = zip(*(symmetry.hall_operators(int(number)) for number in numbers), strict=True)
+    whole = np.round(np.concatenate(translations) * symmetry.TRANSLATION_DENOMINATOR).astype(np.int64)
+    return {
+        "hall_numbers": numbers,
+        "hall_symbols": np.array([symmetry.hall_symbol(int(number)) for number in numbers], dtype=np.str_),
+        "hall_count": np.array([len(own) for own in rotations], dtype=np.uint8),
+        "hall_rotations": np.concatenate(rotations).astype(np.int8),
+        "hall_translations": (whole % symmetry.TRANSLATION_DENOMINATOR).astype(np.uint8),
+    }
 
 
 def _all_bad(outline: _Outline, skipped: Sequence[tuple[str, str]]) -> str:

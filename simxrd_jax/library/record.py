@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+import re
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -223,32 +224,65 @@ def prototype_key(structure: CrystalStructure) -> str:
     letters are not used because they depend on the choice of origin. A mixed or partial position adds its occupancies in
     brackets; charges are ignored. What would be longer than MAX_KEY is a hash: one long key would widen the array of all.
 
+    Two hands of a type have one key: of an enantiomorphic pair of space groups the lower number stands in it. So have its
+    namings of axes: a site symmetry of an orthorhombic group names an operator for each axis, and the key is the least of
+    those under the permutations of `symmetry.axis_permutations`. In the other systems nothing is left to choose: to swap
+    what secondary and tertiary axes a symbol names takes a rotation by 45 or 30 degrees, which maps no lattice onto itself.
+
     Args:
       structure: with `site_symmetry`, from `from_atoms` or `with_found_symmetry`.
     """
+    number = structure.space_group_number
+    permutations = ((0, 1, 2),)
+    if structure.crystal_system == "orthorhombic":
+        assert structure.hall_number is not None
+        permutations = symmetry.axis_permutations(structure.hall_number)
+    orbits = _orbits(structure)
+    key = min(_key_of_orbits(orbits, permutation) for permutation in permutations)
+    if len(key) > MAX_KEY:
+        key = hashlib.sha256(key.encode()).hexdigest()[:32]
+    return f"{symmetry.LOWER_ENANTIOMORPH.get(number, number)}|{key}"
+
+
+Orbit = tuple[int, str, str]  # multiplicity in the conventional cell, site symmetry, occupancies
+
+
+def _orbits(structure: CrystalStructure) -> list[list[Orbit]]:
+    """The orbits of each species; what shares its positions in the same proportions is one."""
     assert structure.site_symmetry is not None
     atoms = structure.atoms
     elements = [element_of(name) for name in atoms.species]
-    species: dict[tuple[tuple[str, float], ...], collections.Counter[str]] = {}
+    species: dict[tuple[tuple[str, float], ...], list[Orbit]] = {}
     sites, first, count = np.unique(atoms.site, return_index=True, return_counts=True)
     for site, atom, n in zip(sites, first, count, strict=True):
         shares: dict[str, float] = {}
         for element, occupancy in zip(elements, atoms.occupancy[atom], strict=True):
             if occupancy > 0:
                 shares[element] = shares.get(element, 0.0) + float(occupancy)
-        orbit = f"{n * atoms.n_centring} {structure.site_symmetry[site]}"
         occupancies = sorted((round(v, 3) for v in shares.values()), reverse=True)
-        if occupancies != [1.0]:
-            orbit += f" ({' '.join(f'{v:g}' for v in occupancies)})"
+        shown = "" if occupancies == [1.0] else f" ({' '.join(f'{v:g}' for v in occupancies)})"
         kind = tuple(sorted((e, round(v, 3)) for e, v in shares.items()))
-        species.setdefault(kind, collections.Counter())[orbit] += 1
-    listed = (
-        ",".join(orbit if n == 1 else f"{orbit} x{n}" for orbit, n in sorted(orbits.items())) for orbits in species.values()
-    )
-    key = ";".join(sorted(listed))
-    if len(key) > MAX_KEY:
-        key = hashlib.sha256(key.encode()).hexdigest()[:32]
-    return f"{structure.space_group_number}|{key}"
+        species.setdefault(kind, []).append((int(n) * atoms.n_centring, structure.site_symmetry[site], shown))
+    return list(species.values())
+
+
+def _key_of_orbits(species: Sequence[Sequence[Orbit]], permutation: Sequence[int]) -> str:
+    """A prototype key without its space group, the axes renamed by a permutation."""
+    listed = []
+    for orbits in species:
+        counts = collections.Counter(f"{n} {_permuted(symbol, permutation)}{shown}" for n, symbol, shown in orbits)
+        listed.append(",".join(orbit if n == 1 else f"{orbit} x{n}" for orbit, n in sorted(counts.items())))
+    return ";".join(sorted(listed))
+
+
+def _permuted(symbol: str, permutation: Sequence[int]) -> str:
+    """An oriented site-symmetry symbol whose axis i is renamed from axis permutation[i]; "1" and "-1" have none."""
+    if list(permutation) == [0, 1, 2] or symbol in ("1", "-1"):
+        return symbol
+    parts = re.findall(r"2/m|[2m.]", symbol)
+    if len(parts) != 3 or "".join(parts) != symbol:
+        raise ValueError(f"the site symmetry {symbol!r} does not name one operator for each axis")
+    return "".join(parts[i] for i in permutation)
 
 
 Columns = dict[str, np.ndarray]

@@ -133,7 +133,7 @@ _TELLING: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
     (("grain_size",), _size),
     (("microstrain",), lambda e: f"microstrain {_rounded(100 * e, 2)} %"),
     (("march_dollase", "texture_axis"), lambda r, axis: f"March {_rounded(r, 2)} ({_axis(axis)})"),
-    (("orientation_below", "orientation_above"), lambda a, b: f"texture −{_rounded(a, 2)} +{_rounded(b, 2)}"),
+    (("orientation_below", "orientation_above"), lambda a, b: f"texture \N{MINUS SIGN}{_rounded(a, 2)} +{_rounded(b, 2)}"),
     (("displacement_rms",), lambda u: f"rms {_rounded(u, 2)} Å"),
     (("zero_shift",), lambda shift: f"zero {_signed(shift, 2)}°"),
     (("peak_counts",), lambda n: f"{_rounded(n, 3)} counts"),
@@ -151,7 +151,7 @@ def _rounded(value: Any, digits: int) -> str:
 
 def _signed(value: Any, digits: int) -> str:
     """The same with its sign, a true minus."""
-    return ("−" if value < 0 else "+") + _rounded(abs(float(value)), digits)
+    return ("\N{MINUS SIGN}" if value < 0 else "+") + _rounded(abs(float(value)), digits)
 
 
 def plot_sheet(

@@ -20,6 +20,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from simxrd_jax.crystal.structure import CRYSTAL_SYSTEMS
+from simxrd_jax.crystal.symmetry import LOWER_ENANTIOMORPH
 from simxrd_jax.errors import InputError
 from simxrd_jax.library.extinction import extinction_groups
 
@@ -39,11 +40,11 @@ _RULES = {
         "falls into train, the one with the lowest hash does"
     ),
     "ool_disjoint": (
-        "structures that share formula and space group, or the prototype, are connected, and connected components stay "
-        "whole: one larger than every part goes to train; the largest of each space group goes to train while it fits there "
-        "(else the next that fits; space groups of many components first); the others, largest first, go to a part where "
-        "they fit, drawn in proportion to the room that is left, or where most room is left if they fit nowhere. Adding "
-        "structures can move others"
+        "structures that share formula and space group (an enantiomorphic pair counts as one), or the prototype, are "
+        "connected, and connected components stay whole: one larger than every part goes to train; the largest of each "
+        "space group goes to train while it fits there (else the next that fits; space groups of many components first); the "
+        "others, largest first, go to a part where they fit, drawn in proportion to the room that is left, or where most room "
+        "is left if they fit nowhere. Adding structures can move others"
     ),
 }
 
@@ -134,8 +135,9 @@ def check_leakage(
       formulas, space_groups, prototypes: as in `make_splits`, [N].
 
     Returns:
-      For each cut ("train/validation", "train/test", "validation/test"), for `formula_space_group` and `prototype`: how
-      many are `shared` by both sides, and how many `structures` of the second side have one that the first holds.
+      For each cut ("train/validation", "train/test", "validation/test"), for `formula_space_group` (an enantiomorphic pair
+      of space groups counts as one) and `prototype`: how many are `shared` by both sides, and how many `structures` of the
+      second side have one that the first holds.
 
     Raises:
       InputError: lists of different length.
@@ -189,8 +191,10 @@ def _numbers(texts: Iterable[str]) -> np.ndarray:
 
 
 def _pair_numbers(formulas: Iterable[str], space_groups: np.ndarray) -> np.ndarray:
-    """A whole number for each distinct pair of formula and space group."""
-    pairs = _numbers(formulas) * 256 + space_groups.astype(np.int64)
+    """A whole number for each distinct pair of formula and space group, the two hands of one crystal alike."""
+    hands = np.arange(256)
+    hands[list(LOWER_ENANTIOMORPH)] = list(LOWER_ENANTIOMORPH.values())
+    pairs = _numbers(formulas) * 256 + hands[space_groups.astype(np.int64)]
     return np.unique(pairs, return_inverse=True)[1]
 
 

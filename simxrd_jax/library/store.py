@@ -3,6 +3,8 @@
 Why a format of its own: what symmetry can regenerate is left out, and numbers are split into byte planes before they are
 compressed, so that the Materials Project sample of 28,661 structures with its 4.9 million reflections is one file that opens
 in a second. The file states its own length and a checksum of each section: a damaged copy is refused, never half read.
+The operators of the Hall numbers in use and the names of the classes are in it, so that a machine that trains needs none of
+the crystallographic packages that built it.
 
 Layout: MAGIC, version and length of the header (two little-endian uint32), the header (JSON), its CRC-32 (uint32, over all
 bytes before it), then the sections one after the other. Equal libraries have equal bytes.
@@ -93,6 +95,7 @@ class Library:
       prototypes: anonymised prototype keys, see `record.prototype_key` [N].
       lattice: rows are a, b, c of the standard setting, float64 [N, 3, 3]. [A]
       hall: spglib's Hall number, int16 [N]; `operators` gives its operators.
+      extinction_group: index into `extinction_names` (groups within a crystal system, see `extinction`), uint8 [N].
       space_group, space_group_tight, space_group_loose: numbers at `meta.symprec`, `symprec_tight` and `symprec_loose`, 0
         where spglib finds none, uint8 [N].
       n_site, n_atom, n_reflection: how many of the flat rows are a structure's, int32 [N].
@@ -111,6 +114,10 @@ class Library:
       species_names: [K].
       f0_a, f0_b, f0_c, mass: as in `form_factors.FormFactors`, float64 [K, 5], [K, 5], [K], [K].
       f_prime, f_double_prime: at each of `meta.wavelengths`, float64 [W, K]. [electrons]
+      hall_numbers, hall_symbols: Hall numbers in use and their Hermann-Mauguin symbols with the setting [H].
+      hall_count: operators of each, uint8 [H].
+      hall_rotations, hall_translations: of one Hall number after the other, int8 [O, 3, 3], and uint8 [O, 3] in 24ths.
+      extinction_names: of all extinction groups, [E].
       splits: name -> 0 train, 1 validation, 2 test of each structure, uint8 [N].
       split_meta: name -> what the split says of itself.
     """
@@ -125,6 +132,7 @@ class Library:
     space_group: np.ndarray
     space_group_tight: np.ndarray
     space_group_loose: np.ndarray
+    extinction_group: np.ndarray
     n_site: np.ndarray
     n_atom: np.ndarray
     n_reflection: np.ndarray
@@ -145,6 +153,12 @@ class Library:
     mass: np.ndarray
     f_prime: np.ndarray
     f_double_prime: np.ndarray
+    hall_numbers: np.ndarray
+    hall_symbols: np.ndarray
+    hall_count: np.ndarray
+    hall_rotations: np.ndarray
+    hall_translations: np.ndarray
+    extinction_names: np.ndarray
     splits: Mapping[str, np.ndarray]
     split_meta: Mapping[str, Mapping[str, Any]]
 
@@ -179,22 +193,33 @@ class Library:
         lasts, names = zip(*CRYSTAL_SYSTEMS, strict=True)
         return np.array(names)[np.searchsorted(lasts, self.space_group)]
 
-    @functools.cached_property
-    def extinction_group(self) -> np.ndarray:
-        """Extinction group (within a crystal system) of `space_group`, int [N]."""
-        from simxrd_jax.library.extinction import extinction_groups
-
-        return extinction_groups().of_space_group[self.space_group]
+    @property
+    def extinction_group_names(self) -> tuple[str, ...]:
+        """Names of all extinction groups, as "orthorhombic Pna2_1 Pnma"."""
+        return tuple(self.extinction_names.tolist())
 
     @property
     def labels_agree(self) -> np.ndarray:
         """Whether the space groups at the tight and at the loose tolerance are the same, bool [N]."""
         return self.space_group_tight == self.space_group_loose
 
-    @staticmethod
-    def operators(hall: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rotations and translations of a Hall number, see `symmetry.hall_operators`."""
-        return symmetry.hall_operators(int(hall))
+    def operators(self, hall: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rotations and translations of a Hall number in use, those of `symmetry.hall_operators`.
+
+        Raises:
+          KeyError: no structure has that Hall number.
+        """
+        return self._operators[int(hall)]
+
+    @functools.cached_property
+    def _operators(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        rotations = self.hall_rotations.astype(np.int64)
+        translations = self.hall_translations / symmetry.TRANSLATION_DENOMINATOR
+        rotations.flags.writeable = translations.flags.writeable = False  # calls share them
+        ends = np.cumsum(self.hall_count, dtype=np.int64)
+        rows = [slice(int(end - count), int(end)) for end, count in zip(ends, self.hall_count, strict=True)]
+        halls = self.hall_numbers.tolist()
+        return {hall: (rotations[own], translations[own]) for hall, own in zip(halls, rows, strict=True)}
 
     def index_of(self, identifier: str) -> int:
         """Index of the structure with an id.
@@ -247,7 +272,7 @@ class Library:
             rotations=rotations,
             translations=translations,
             space_group_number=int(self.space_group[index]),
-            space_group_symbol=symmetry.hall_symbol(hall),
+            space_group_symbol=str(self.hall_symbols[np.searchsorted(self.hall_numbers, hall)]),
             symprec=self.meta.symprec,
             hall_number=hall,
         )
@@ -368,6 +393,9 @@ def read_library(path: str | os.PathLike[str]) -> Library:
             splits[entry["name"].removeprefix(SPLIT_PREFIX)] = section.decode()
         else:
             sections[entry["name"]] = section
+    missing = [name for name in ARRAY_FIELDS if name not in sections and name != "site_u"]
+    if missing:
+        raise InputError(f"{source}: lacks the sections {', '.join(missing)}; build it anew")
     meta |= {key: tuple(meta[key]) for key in ("presets", "wavelengths", "sources")}
     meta["skipped"] = tuple((identifier, reason) for identifier, reason in meta["skipped"])
     library = object.__new__(Library)

@@ -254,7 +254,7 @@ def class_names(library: Library, label: str) -> tuple[str, ...]:
         return tuple(name for _, name in CRYSTAL_SYSTEMS)
     if label == "space_group":
         return tuple(str(i) for i in range(231))
-    return library.extinction_group_names
+    return tuple(str(name) for name in library.extinction_group_names)
 
 
 def _check_choices(**given: tuple[str, Sequence[str]]) -> None:

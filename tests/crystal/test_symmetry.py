@@ -8,6 +8,7 @@ import pathlib
 import gemmi
 import numpy as np
 import pytest
+import spglib
 
 from simxrd_jax.crystal import structure as structures
 from simxrd_jax.crystal import symmetry
@@ -267,3 +268,61 @@ def test_mixed_site_shares_a_row_only_with_equal_displacement(cif_folder: pathli
     assert apart.atoms.biso.tolist() == [0.3, 0.5, 0.4]
     with pytest.raises(InputError, match=r"total occupancy of 1\.2"):
         structures.check_overlaps(dataclasses.replace(s, occupancy=np.array([0.6, 0.6, 1.0])))
+
+
+def _first_halls() -> dict[int, int]:
+    halls: dict[int, int] = {}
+    for hall in range(1, 531):
+        kind = spglib.get_spacegroup_type(hall)
+        assert kind is not None
+        halls.setdefault(kind.number, hall)
+    return halls
+
+
+def test_axis_permutations_are_what_settings_leave() -> None:
+    """Six namings of axes, divided by the orthorhombic settings that tables list of a group (gemmi's qualifiers)."""
+    settings: dict[int, set[str]] = {}
+    for group in gemmi.spacegroup_table():
+        settings.setdefault(group.number, set()).add(group.qualifier)
+    # Of these the tables print each setting under two names that differ in the origin: C m m a is C m m b.
+    twice = {67: 2, 68: 2, 73: 2, 74: 2}
+    for number, hall in _first_halls().items():
+        if 16 <= number <= 74:
+            distinct = len(settings[number]) // twice.get(number, 1)
+            assert len(symmetry.axis_permutations(hall)) * distinct == 6, number
+
+
+def test_axis_permutations_form_groups() -> None:
+    halls = _first_halls()
+    assert symmetry.axis_permutations(halls[62]) == ((0, 1, 2),)  # P n m a
+    assert symmetry.axis_permutations(halls[61]) == ((0, 1, 2), (1, 2, 0), (2, 0, 1))  # P b c a
+    assert symmetry.axis_permutations(halls[55]) == ((0, 1, 2), (1, 0, 2))  # P b a m
+    assert len(symmetry.axis_permutations(halls[19])) == 6  # P 21 21 21, by a shift of its origin
+    for number in range(16, 75):
+        found = symmetry.axis_permutations(halls[number])
+        assert {tuple(a[i] for i in b) for a in found for b in found} == set(found)
+
+
+def test_enantiomorphic_pairs_are_those_that_inversion_exchanges() -> None:
+    pairs = {}
+    for number in range(1, 231):
+        group = gemmi.find_spacegroup_by_number(number)
+        assert group is not None
+        mirrored = []
+        for op in group.operations():
+            op.tran = [-v for v in op.tran]
+            mirrored.append(op.wrap())
+        other = gemmi.find_spacegroup_by_ops(gemmi.GroupOps(mirrored))
+        if other is not None and other.number < number:
+            pairs[number] = other.number
+    assert pairs == symmetry.LOWER_ENANTIOMORPH
+
+
+def test_translations_are_whole_24ths() -> None:
+    """Of all settings, so that one byte keeps each exactly; gemmi counts in the same unit."""
+    assert symmetry.TRANSLATION_DENOMINATOR == gemmi.Op.DEN
+    for hall in range(1, 531):
+        translations = symmetry.hall_operators(hall)[1]
+        whole = np.round(translations * symmetry.TRANSLATION_DENOMINATOR)
+        assert np.all((whole >= 0) & (whole < symmetry.TRANSLATION_DENOMINATOR))
+        np.testing.assert_array_equal(whole / symmetry.TRANSLATION_DENOMINATOR, translations)

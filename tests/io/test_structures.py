@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -51,6 +52,16 @@ def test_bad_objects_raise() -> None:
     ase = pytest.importorskip("ase")
     with pytest.raises(InputError, match="no cell in three dimensions"):
         from_ase(ase.Atoms("CO", positions=[[0, 0, 0], [0, 0, 1.1]]))
+
+
+@pytest.mark.parametrize(("symbols", "name"), [("Po", "Po"), ("ClNa", "NaCl"), ("O2Ti", "TiO2"), ("N2Si4O2", "Si2NO")])
+def test_ase_names_are_reduced_without_a_warning(symbols: str, name: str) -> None:
+    ase = pytest.importorskip("ase")
+    frac = np.random.default_rng(0).uniform(0, 1, (len(ase.Atoms(symbols)), 3))
+    atoms = ase.Atoms(symbols, scaled_positions=frac, cell=[9, 10, 11], pbc=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert from_ase(atoms).name == name
 
 
 def test_library_indexing_and_labels(datasets: pathlib.Path) -> None:

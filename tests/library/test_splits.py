@@ -103,6 +103,18 @@ def test_a_chain_of_formulas_and_prototypes_is_one_component():
     assert meta["ool_disjoint"]["components"]["count"] == 5
 
 
+@pytest.mark.parametrize("groups", [[152, 154], [213, 212], [76, 78]])
+def test_the_two_hands_of_a_crystal_are_one_pair(groups: list[int]):
+    codes, meta = make_splits(["a", "b"], ["SiO2", "SiO2"], groups, ["p", "q"])
+    assert meta["ool_disjoint"]["components"]["count"] == 1
+    assert not codes["ool_disjoint"].any()
+    assert meta["in_library"]["classes"]["space_group"]["names"] == sorted(groups)  # the label keeps the hand
+    found = check_leakage(np.array([0, 2]), ["SiO2", "SiO2"], groups, ["p", "q"])
+    assert found["train/test"]["formula_space_group"] == {"shared": 1, "structures": 1}
+    _, meta = make_splits(["a", "b"], ["SiO2", "SiO2"], [152, 151], ["p", "q"])
+    assert meta["ool_disjoint"]["components"]["count"] == 2
+
+
 def test_published_cut_is_in_string_order():
     names = ["mp-2", "mp-1000", "mp-10", "mp-1", "mp-10003", "mp-100", "mp-9", "mp-10000", "mp-11", "mp-3"]
     codes, _ = make_splits(names, names, [1] * 10, names)

@@ -7,18 +7,22 @@ import json
 import os
 import pathlib
 import struct
+import subprocess
+import sys
 import time
 import zlib
 
 import numpy as np
 import pytest
 
+from simxrd_jax.crystal import symmetry
 from simxrd_jax.crystal.structure import CrystalStructure, with_found_symmetry
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.cif import read_cif
 from simxrd_jax.io.structures import DEFAULT_SYMPREC
 from simxrd_jax.library import store
-from simxrd_jax.library.build import library_of
+from simxrd_jax.library.build import _hall_table, library_of
+from simxrd_jax.library.extinction import extinction_groups
 from simxrd_jax.library.store import ARRAY_FIELDS, CHECKSUM, PREAMBLE, Library, library_bytes, read_library, write_library
 
 # A mixed and partial site, displacement tensors, ions, a long axis and the lowest symmetry.
@@ -67,13 +71,65 @@ def test_round_trip(library: Library, content: bytes, tmp_path: pathlib.Path):
     assert again.ids.tolist() == list(FILES)
 
 
-def test_the_operators_of_a_file_are_not_needed(library: Library, tmp_path: pathlib.Path):
-    """Sections are what the specification lists and no more: atoms, orbit members and operators are made anew."""
+def test_sections(library: Library, tmp_path: pathlib.Path):
+    """Sections are the fields and no more: coordinates of atoms and members of orbits are made anew."""
     write_library(library, tmp_path / "a.simxrd")
     data = (tmp_path / "a.simxrd").read_bytes()
     _, _, length = PREAMBLE.unpack_from(data)
     header = json.loads(data[PREAMBLE.size : PREAMBLE.size + length])
     assert {s["name"] for s in header["sections"]} == set(ARRAY_FIELDS) | {f"split:{name}" for name in library.splits}
+
+
+def test_operators_are_those_of_spglib(library: Library):
+    """Of the Hall numbers in use, bit for bit; and the table holds all 530 likewise."""
+    assert library.hall_numbers.tolist() == sorted(set(library.hall.tolist()))
+    whole = dataclasses.replace(library, **_hall_table(np.arange(1, 531, dtype=np.int16)))
+    for one, halls in ((library, library.hall_numbers), (whole, range(1, 531))):
+        for hall in halls:
+            for mine, theirs in zip(one.operators(hall), symmetry.hall_operators(int(hall)), strict=True):
+                assert mine.dtype == theirs.dtype
+                np.testing.assert_array_equal(mine, theirs)
+    with pytest.raises(KeyError):
+        library.operators(530)
+    with pytest.raises(ValueError, match="read-only"):
+        library.operators(library.hall[0])[1][0] = 1
+
+
+WITHOUT_TOOLS = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Refuse(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("gemmi", "spglib", "xraydb", "ase", "pymatgen"):
+            raise RuntimeError(f"{name} is not on this machine")
+
+sys.meta_path.insert(0, Refuse())
+
+import jax, numpy as np
+import simxrd_jax as sx
+from simxrd_jax.library.stream import class_names
+
+library = sx.read_library(sys.argv[1])
+for mode in ("cached", "atoms"):
+    batch = sx.make_stream(library, sx.get_preset("laboratory"), batch=2, mode=mode).batch(jax.random.key(0), 0)
+    assert batch.pattern.shape == (2, 3501) and np.isfinite(batch.pattern).all() and batch.pattern.max() == 1
+group = class_names(library, "extinction_group")[int(batch.labels["extinction_group"][0])]
+structure = library.structure(int(batch.structure[0]))
+assert group.startswith(structure.crystal_system), group
+print(structure.space_group_symbol)
+"""
+
+
+def test_patterns_without_crystallographic_packages(datasets: pathlib.Path):
+    """A machine that trains reads a library and simulates, in both modes, with none of the packages that built it."""
+    path = datasets / "mp_library.simxrd"
+    run = subprocess.run([sys.executable, "-c", WITHOUT_TOOLS, str(path)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip()
+    program = WITHOUT_TOOLS.partition("import jax")[0] + "import gemmi"
+    refused = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "gemmi is not on this machine" in refused.stderr
 
 
 def test_optional_and_wide_arrays(library: Library, tmp_path: pathlib.Path):
@@ -117,10 +173,8 @@ def test_structures_come_back(library: Library, structures: list[CrystalStructur
 
 def test_stored_atoms_are_the_expansion(library: Library, structures: list[CrystalStructure]):
     """R x + t of a site with its stored operators are the atoms that `structure(i).atoms` finds."""
-    from simxrd_jax.crystal.symmetry import split_centring
-
     for i in range(len(library)):
-        rotations, translations, _ = split_centring(*library.operators(library.hall[i]))
+        rotations, translations, _ = symmetry.split_centring(*library.operators(library.hall[i]))
         sites = range(*library.first_site[i : i + 2])
         atom, made, species = library.first_atom[i], [], []
         for s in sites:
@@ -146,9 +200,10 @@ def test_offsets_and_labels(library: Library):
     assert library.labels_agree.dtype == bool
     quartz = library.index_of("quartz")
     # P 31 2 1 and P 32 2 1 share their absences with P 31, P 32, P 31 1 2 and P 32 1 2.
-    from simxrd_jax.library.extinction import extinction_groups
-
-    assert {144, 145, 151, 152, 153, 154} <= set(extinction_groups().members[library.extinction_group[quartz]])
+    groups = extinction_groups()
+    assert library.extinction_group_names == groups.names
+    np.testing.assert_array_equal(library.extinction_group, groups.of_space_group[library.space_group])
+    assert {144, 145, 151, 152, 153, 154} <= set(groups.members[library.extinction_group[quartz]])
 
 
 def test_index_of(library: Library):
@@ -187,6 +242,11 @@ def refusal(path: pathlib.Path, content: bytes) -> str:
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
     return message
+
+
+def test_a_file_without_a_section(library: Library, tmp_path: pathlib.Path):
+    content = library_bytes(dataclasses.replace(library, hall_symbols=None, f0_a=None))
+    assert refusal(tmp_path / "old.simxrd", content).endswith("lacks the sections f0_a, hall_symbols; build it anew")
 
 
 def test_a_flipped_byte_in_each_section(content: bytes, tmp_path: pathlib.Path):

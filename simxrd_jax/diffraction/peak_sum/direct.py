@@ -13,7 +13,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from simxrd_jax.diffraction.axial_divergence import axial_points, has_axial_divergence
+from simxrd_jax.diffraction.axial_divergence import axial_openings, axial_points
 from simxrd_jax.diffraction.profiles import PROFILES
 from simxrd_jax.diffraction.settings import Settings
 from simxrd_jax.diffraction.widths import peak_shape
@@ -92,12 +92,12 @@ def _sub_peaks(peaks: PeakList, specimen: Specimen, instrument: Instrument, sett
     wavelength = jnp.asarray(instrument.wavelength)[:, None]
     shape = peak_shape(sine, instrument, specimen, line, wavelength)
     position, intensity = peaks.two_theta.ravel()[:, None], peaks.intensity.ravel()[:, None]
-    if has_axial_divergence(instrument):
+    openings = axial_openings(instrument)
+    if openings is not None:
         accuracy = settings.accuracy
         shift, weight = axial_points(
             peaks.bragg_two_theta.ravel(),
-            instrument.axial_source,  # pyright: ignore[reportArgumentType]
-            instrument.axial_detector,  # pyright: ignore[reportArgumentType]
+            *openings,
             accuracy.axial_points,
             accuracy.axial_inner_points,
         )

@@ -33,13 +33,13 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Complex, Float, Int
 
-from simxrd_jax.diffraction.axial_divergence import axial_points, has_axial_divergence, mean_axial_shift
+from simxrd_jax.diffraction.axial_divergence import axial_openings, axial_points, mean_axial_shift
 from simxrd_jax.diffraction.profiles import tch_parameters
 from simxrd_jax.diffraction.settings import Accuracy, Settings
 from simxrd_jax.diffraction.widths import PeakShape, peak_shape, voigt_fwhm
 from simxrd_jax.errors import InputError
 from simxrd_jax.numerics import DEGREE, FWHM_PER_SIGMA, constant, cos_sin
-from simxrd_jax.types import Array, Grid, Instrument, PeakList, Specimen
+from simxrd_jax.types import Array, Grid, Instrument, PeakList, Scalar, Specimen
 
 # Peaks below this FWHM get a Gaussian floor; 2.5 points is where the accuracy is still promised.
 MIN_FWHM_POINTS = 2.5
@@ -163,10 +163,11 @@ def add(
     plan = _make_plan(grid.size, settings.accuracy)
     bragg, place = peaks.bragg_two_theta, peaks.two_theta
     tails = total.tails + _tails(peaks, (place - grid.start) / grid.step, specimen, instrument, grid, settings, plan)
-    if has_axial_divergence(instrument):
+    openings = axial_openings(instrument)
+    if openings is not None:
         # The mean shift moves the stick; only the shape around it is left to the kernel, which then changes less from node
         # to node.
-        place = place + mean_axial_shift(bragg, instrument.axial_source, instrument.axial_detector)
+        place = place + mean_axial_shift(bragg, *openings)
     groups, lines = total.rows.shape[0], bragg.shape[0]
     group = np.repeat(np.arange(lines) if groups > 1 else np.zeros(lines, dtype=int), bragg.shape[1])
     place, bragg, intensity = place.ravel(), bragg.ravel(), peaks.intensity.ravel()
@@ -223,7 +224,7 @@ def node_count(grid: Grid, instrument: Instrument, accuracy: Accuracy) -> int:
     low = max(grid.start, 2.0)
     high = min(grid.start + grid.step * (grid.size - 1), 170.0)
     folds = np.log(np.tan(0.5 * DEGREE * high) / np.tan(0.5 * DEGREE * low)) if high > low else 0.0
-    if has_axial_divergence(instrument):
+    if axial_openings(instrument) is not None:
         folds *= AXIAL_NODE_FACTOR
     return max(accuracy.stencil, int(np.ceil(accuracy.nodes_per_fold * folds)))
 
@@ -246,9 +247,10 @@ def _node_angles(grid: Grid, plan: _Plan, instrument: Instrument, specimen: Spec
     width = voigt_fwhm(shape)
     uniform_share = UNIFORM_NODE_SHARE
     change = jnp.abs(jnp.diff(FWHM_PER_SIGMA * shape.sigma)) + jnp.abs(jnp.diff(2.0 * shape.hwhm_lorentz))
-    if has_axial_divergence(instrument):
+    openings = axial_openings(instrument)
+    if openings is not None:
         uniform_share = UNIFORM_NODE_SHARE_AXIAL
-        opening = instrument.axial_source + instrument.axial_detector
+        opening = openings[0] + openings[1]
         reach = jnp.rad2deg(0.5 * opening**2 / jnp.tan(DEGREE * jnp.clip(table, 1.0, 179.0)))
         change = change + jnp.abs(jnp.diff(reach))
     # Widths are compared with at least two grid points: finer structure than that is not on the grid.
@@ -360,9 +362,10 @@ def _kernels(
         )
     if instrument.slit_width is not None:
         kernel = kernel * jnp.sinc(instrument.slit_width / grid.step * frequency)
-    if not has_axial_divergence(instrument):
+    openings = axial_openings(instrument)
+    if openings is None:
         return _Kernels(kernel, None)
-    even, odd = _axial_transform(nodes, instrument, grid, settings, plan)
+    even, odd = _axial_transform(nodes, *openings, grid, settings, plan)
     return _Kernels(kernel * even, kernel * odd)
 
 
@@ -390,7 +393,7 @@ def _floor_sigma(fwhm: Float[Array, " node"]) -> Float[Array, " node"]:
 
 
 def _axial_transform(
-    nodes: Float[Array, " node"], instrument: Instrument, grid: Grid, settings: Settings, plan: _Plan
+    nodes: Float[Array, " node"], source: Scalar, detector: Scalar, grid: Grid, settings: Settings, plan: _Plan
 ) -> tuple[Float[Array, "node frequency"], Float[Array, "node frequency"]]:
     """Transform of the axial divergence function at each node, sum of w exp(-2 pi i f shift): real and imaginary part.
 
@@ -402,13 +405,9 @@ def _axial_transform(
     Products are real because a complex product of small matrices takes XLA on CPU several times as long.
     """
     accuracy = settings.accuracy
-    source, detector = instrument.axial_source, instrument.axial_detector
-    assert source is not None
-    assert detector is not None
     shift, weight = axial_points(nodes, source, detector, accuracy.axial_points, accuracy.axial_inner_points)
     shift = shift - mean_axial_shift(nodes, source, detector)[:, None]
-    # Kept apart: XLA on CPU would otherwise repeat the arc cosines of the points for every frequency.
-    cycles, weight = lax.optimization_barrier((shift / (grid.step * plan.native), weight))  # cycles per harmonic
+    cycles = shift / (grid.step * plan.native)  # per harmonic
     count = plan.fine // 2 + 1
     blocks = -(-count // PHASE_BLOCK)
     places, interpolation = _block_places(accuracy.axial_frequencies)
@@ -481,10 +480,7 @@ def _tails(
     # sum over images of the Lorentzian: sinh(a) cosh(a)/(sinh^2(a) + sin^2(pi offset/N))/N, a = pi gamma/N.
     a = jnp.minimum(np.pi * gamma / plan.native, 40.0)
     sinh_squared, product = jnp.square(jnp.sinh(a)), 0.5 * jnp.sinh(2.0 * a) / plan.native
-    # Kept apart: XLA on CPU would otherwise repeat every peak's widths for each of the points.
-    inside, gamma, strengths, position, sinh_squared, product = lax.optimization_barrier(
-        (_inside(position, plan), gamma, strengths, position, sinh_squared, product)
-    )
+    inside = _inside(position, plan)
     offset = constant(plan.tail_points, position)[:, None] - position
     # Peaks far outside must not come close to the points: their distance is at least the padding by construction.
     lorentz = gamma / (np.pi * (jnp.square(offset) + jnp.square(gamma) + TINY_AREA))
