@@ -9,7 +9,7 @@ What symmetry regenerates is made here: coordinates of atoms, members of orbits.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ class AtomArrays:
       first, count: rows of each structure.
       frac: fractional coordinates.
       slot: index of the atom's species among those of its structure.
-      site: place of its site in the structure's list; atoms of one site move together.
+      site: place of its position in the structure's list; all atoms, and all species, of one position move together.
       occupancy: [atom]
       biso: [A^2]
       u_aniso: tensors in the CIF's convention, or None if no structure has any. [A^2]
@@ -86,6 +86,26 @@ class AtomArrays:
     mass: Float[Array, " species"]
 
 
+class ArrayNeeds(NamedTuple):
+    """What a stream asks of a library's arrays; streams that ask for the same may share them.
+
+    Attributes:
+      library: fingerprint.
+      reach: bounds of 1/d. [1/A]
+      mode: "cached" takes |F|^2 of the unstrained cells, "atoms" keeps the atoms to compute it for each pattern.
+      split_orbits: whether orbit members are needed.
+      vary_positions: whether atoms will be displaced (mode "atoms").
+      dtype: of the floating arrays.
+    """
+
+    library: str
+    reach: tuple[float, float]
+    mode: str = "cached"
+    split_orbits: bool = False
+    vary_positions: bool = False
+    dtype: str = "float32"
+
+
 @struct.dataclass
 class LibraryArrays:
     """A library on the device, for one preset.
@@ -102,6 +122,7 @@ class LibraryArrays:
       members: or None.
       atoms: or None.
       labels: crystal_system (index into `CRYSTAL_SYSTEMS`), space_group (1 to 230), extinction_group.
+      needs: (static) what they were made for.
     """
 
     lattice: Float[Array, "structure 3 3"]
@@ -117,6 +138,7 @@ class LibraryArrays:
     members: Members | None
     atoms: AtomArrays | None
     labels: dict[str, Int[Array, " structure"]]
+    needs: ArrayNeeds = struct.field(pytree_node=False)
 
     @property
     def size(self) -> int:
@@ -129,35 +151,25 @@ class LibraryArrays:
         return sum(int(leaf.nbytes) for leaf in jax.tree.leaves(self))
 
 
-def load_arrays(
-    library: Library,
-    preset: Preset,
-    *,
-    mode: str = "cached",
-    split_orbits: bool | None = None,
-    vary_positions: bool = False,
-    dtype: Any = np.float32,
-) -> LibraryArrays:
+def load_arrays(library: Library, preset: Preset, needs: ArrayNeeds | None = None) -> LibraryArrays:
     """Puts what a preset needs of a library on the default device.
 
     Args:
       library: with a reach that holds the preset's.
-      preset: decides which reflections, the wavelength, and whether orbits split.
-      mode: "cached" takes |F|^2 of the unstrained cells, "atoms" keeps the atoms to compute it for each pattern.
-      split_orbits: whether orbit members are needed; None is the preset's choice.
-      vary_positions: whether atoms will be displaced (mode "atoms").
-      dtype: of the floating arrays.
+      preset: decides which reflections and the wavelength.
+      needs: what else is asked; None is |F|^2 cached and the preset's choice of splitting orbits, in single precision.
 
     Raises:
       InputError: the library's reach is too short for the preset, or it was made for another wavelength.
     """
+    if needs is None:
+        needs = ArrayNeeds(library.meta.fingerprint, preset.inverse_d_bounds(), split_orbits=preset.split_orbits)
+    dtype = np.dtype(needs.dtype)
     place = check_reach(library, preset)
-    low, high = preset.inverse_d_bounds()
-    first, count = _window(library, low, high)
-    splits = preset.split_orbits if split_orbits is None else split_orbits
+    first, count = _window(library, *needs.reach)
     laue, rotations = _laue_groups(library)
     f_squared = None
-    if mode == "cached":
+    if needs.mode == "cached":
         f_squared = library.f_squared if place == 0 else library_f_squared(library, place)
         f_squared = jnp.asarray(_tail(f_squared.astype(dtype), REFLECTION_BLOCK, 0))
     return LibraryArrays(
@@ -171,13 +183,14 @@ def load_arrays(
         hkl=jnp.asarray(_tail(library.hkl, REFLECTION_BLOCK, (0, 0, 1))),
         multiplicity=jnp.asarray(_tail(library.multiplicity, REFLECTION_BLOCK, 0)),
         f_squared=f_squared,
-        members=_members(library, first, count, laue, rotations) if splits else None,
-        atoms=_atoms(library, place, vary_positions, dtype) if mode == "atoms" else None,
+        members=_members(library, first, count, laue, rotations) if needs.split_orbits else None,
+        atoms=_atoms(library, place, needs.vary_positions, dtype) if needs.mode == "atoms" else None,
         labels={
             "crystal_system": jnp.asarray(np.searchsorted(LAST_OF_SYSTEM, library.space_group), dtype=jnp.int32),
             "space_group": jnp.asarray(library.space_group, dtype=jnp.int32),
             "extinction_group": jnp.asarray(library.extinction_group, dtype=jnp.int32),
         },
+        needs=needs,
     )
 
 
@@ -332,7 +345,7 @@ def _atoms(library: Library, place: int, vary_positions: bool, dtype: Any) -> At
         count=jnp.asarray(library.n_atom, dtype=jnp.int32),
         frac=float_tail(frac - np.round(frac), 0.0),
         slot=jnp.asarray(_tail(slot_of_site[site].astype(np.uint8), ATOM_BLOCK, 0)),
-        site=jnp.asarray(_tail((site - library.first_site[structure]).astype(np.uint16), ATOM_BLOCK, 0)),
+        site=jnp.asarray(_tail(_positions(library, structure_of_site)[site].astype(np.uint16), ATOM_BLOCK, 0)),
         occupancy=float_tail(library.site_occupancy[site], 0.0),
         biso=float_tail(library.site_biso[site], 0.0),
         u_aniso=u_aniso,
@@ -345,6 +358,16 @@ def _atoms(library: Library, place: int, vary_positions: bool, dtype: Any) -> At
         f_double_prime=table(library.f_double_prime[place], 0.0),
         mass=table(library.mass, 1.0),
     )
+
+
+def _positions(library: Library, structure_of_site: np.ndarray) -> np.ndarray:
+    """Place of each site's position in its structure's list: the species of a mixed position, which follow one another, share
+    one."""
+    is_new = np.ones(len(structure_of_site), dtype=bool)
+    same = (library.site_frac[1:] == library.site_frac[:-1]).all(axis=1) & (structure_of_site[1:] == structure_of_site[:-1])
+    is_new[1:] = ~same
+    number = np.cumsum(is_new) - 1
+    return number - number[library.first_site[:-1]][structure_of_site]
 
 
 def _species_slots(library: Library, structure_of_site: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

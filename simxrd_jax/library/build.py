@@ -25,6 +25,7 @@ import signal
 import tempfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -335,8 +336,8 @@ class _Shards:
         try:
             with np.load(self.path(start, stop), allow_pickle=False) as data:
                 return {key: data[key] for key in data.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-            return None
+        except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+            return None  # whatever is wrong with it, it is made again
 
     def read_made(self, start: int, stop: int) -> Columns:
         """A shard that has just been made.

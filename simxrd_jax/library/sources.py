@@ -6,6 +6,7 @@ nothing but its path.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import gzip
 import hashlib
@@ -98,6 +99,7 @@ class CifFolder:
         self.name = name or folder.resolve().name
         self._folder = folder
         self._files = _cif_files(folder) if files is None else list(files)
+        self._stems = collections.Counter(pathlib.PurePath(file).stem for file in self._files)
         if not self._files:
             raise InputError(f"{folder}: holds no .cif file; name a folder that does, or {KINDS}")
 
@@ -105,10 +107,12 @@ class CifFolder:
         return len(self._files)
 
     def items(self, start: int, stop: int) -> Iterator[Item]:
-        """The files of a range; a file's stem is its id."""
+        """The files of a range; a file's stem is its id, its path within the folder where several have that stem."""
         for file in self._files[start:stop]:
             path = self._folder / file
-            yield Item(pathlib.PurePath(file).stem, str(path), lambda path=path: self._load(path))
+            stem = pathlib.PurePath(file).stem
+            identifier = stem if self._stems[stem] == 1 else pathlib.PurePath(file).with_suffix("").as_posix()
+            yield Item(printable(identifier), printable(str(path)), lambda path=path: self._load(path))
 
     def _load(self, path: pathlib.Path) -> GivenCell:
         from simxrd_jax.io.cif import read_cif
@@ -121,8 +125,13 @@ class CifFolder:
         for file in self._files:
             path = self._folder / file
             content = _file_digest(path) if os.access(path, os.R_OK) else "unreadable"
-            total.update(f"{pathlib.PurePath(file).as_posix()}\0{content}\n".encode())
+            total.update(os.fsencode(pathlib.PurePath(file).as_posix()) + f"\0{content}\n".encode())
         return total.hexdigest()
+
+
+def printable(name: str) -> str:
+    """A name of a file with what is no UTF-8 in it written as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _cif_files(folder: pathlib.Path) -> list[str]:

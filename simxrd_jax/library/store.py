@@ -325,7 +325,7 @@ def library_bytes(library: Library) -> bytes:
         if array is None:
             continue
         if array.dtype.kind == "U":
-            encoding, dtype, raw = "lines", "str", "\n".join(array.tolist()).encode()
+            encoding, dtype, raw = "lines", "str", "\n".join(array.tolist()).encode("utf-8", "backslashreplace")
         else:
             little = array.astype(array.dtype.newbyteorder("<"), copy=False)
             encoding, dtype, raw = "planes", little.dtype.str, _to_planes(little)
@@ -344,7 +344,7 @@ def library_bytes(library: Library) -> bytes:
         bodies.append(body)
         offset += len(body)
     header = {"meta": dataclasses.asdict(library.meta), "split_meta": dict(library.split_meta), "sections": sections}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "backslashreplace")
     head = PREAMBLE.pack(MAGIC, FORMAT_VERSION, len(text)) + text
     return b"".join([head, CHECKSUM.pack(zlib.crc32(head)), *bodies])
 

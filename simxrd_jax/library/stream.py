@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array as JaxArray
 from jaxtyping import Float, Int, Key, UInt
 
@@ -34,10 +35,10 @@ from simxrd_jax.diffraction.peak_sum import METHODS
 from simxrd_jax.diffraction.settings import Settings
 from simxrd_jax.diffraction.simulate import with_background
 from simxrd_jax.errors import InputError
-from simxrd_jax.library.arrays import REFLECTION_BLOCK, LibraryArrays, load_arrays
+from simxrd_jax.library.arrays import REFLECTION_BLOCK, ArrayNeeds, LibraryArrays, load_arrays
 from simxrd_jax.library.blocks import PhaseOfSample, Variation, add_phase, block_counts
 from simxrd_jax.library.store import Library
-from simxrd_jax.presets import Distribution, Preset, number_of_name, sample, split_key, texture_factor
+from simxrd_jax.presets import Distribution, Preset, get_preset, number_of_name, sample, split_key, texture_factor
 from simxrd_jax.types import Array
 
 # Patterns mapped at once: on CPU a chunk's working set then stays in cache, an accelerator wants enough to fill it.
@@ -58,7 +59,8 @@ class Impurities:
     Attributes:
       count: how many at most.
       probability: of each of them to be there.
-      mass_fraction: distribution of each one's mass fraction; the main phase has the rest.
+      mass_fraction: distribution of each one's mass fraction; the main phase has the rest. It gives the label even where
+        that rest is less than an impurity's share.
     """
 
     count: int
@@ -91,7 +93,7 @@ class Batch:
       structure: index in the library of the (main) phase; `library.ids[structure]` are the names.
       labels: crystal_system (index into `CRYSTAL_SYSTEMS`), space_group (1 to 230), extinction_group, of that phase.
       conditions: name -> value. A strain is what acts on the cell: of a drawn one the part that keeps the class, unless
-        orbits split.
+        orbits split. With impurities it is the drawn one, of which each phase keeps the part that keeps its own class.
       phases: structures of all phases, -1 where there is none.
       mass_fraction: of each phase.
       key_data: the sample's key; as one number (`presets.seed_of_key_data`) it is the `--seed` that makes
@@ -132,21 +134,31 @@ class Stream:
           step: of the run.
           first: global index of the batch's first sample, for a process that makes a part of a greater batch.
         """
-        return _batch(self, key, step, first)
+        return _batch(self, key, _word(step, "step"), _word(first, "first sample"))
 
     def patterns_of(self, structures: Int[Array, " batch"], key: Key[JaxArray, ""], step: Int[Array, ""] | int = 0) -> Batch:
-        """The same for given structures in place of drawn ones, as many as a batch holds."""
-        return _patterns_of(self, jnp.asarray(structures, dtype=jnp.int32), key, step)
+        """The same for given structures (indices in the library) in place of drawn ones, as many as a batch holds.
+
+        Raises:
+          InputError: another number of them, or an index that the library does not have (where the values are known).
+        """
+        if not isinstance(structures, Tracer):
+            values = np.asarray(structures)
+            if values.shape != (self.options.size,):
+                raise InputError(f"{values.size} structures for a batch of {self.options.size}; give as many as it holds")
+            if values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= self.arrays.size:
+                raise InputError(f"structures are whole numbers from 0 to {self.arrays.size - 1}; correct the indices")
+        return _patterns_of(self, jnp.asarray(structures, dtype=jnp.int32), key, _word(step, "step"))
 
     def draw(
         self, key: Key[JaxArray, ""], step: Int[Array, ""] | int, first: Int[Array, ""] | int = 0
     ) -> Int[Array, " batch"]:
         """Structures that `batch` would take, without a pattern."""
-        keys = sample_keys(key, step, first, self.options.size)
+        keys = sample_keys(key, _word(step, "step"), _word(first, "first sample"), self.options.size)
         return jax.vmap(lambda k: _draw_structure(self, k))(keys)
 
     def reflection_slots(self, structures: Int[Array, " batch"]) -> tuple[Int[Array, ""], Int[Array, ""]]:
-        """Reflections of a batch's structures, and how many places the blocks of its chunks hold for them."""
+        """Reflections of structures, a whole number of chunks of them, and how many places the blocks hold for them."""
         needed, _ = block_counts(self.arrays, self.options.settings.split_orbits)
         ordered = jnp.sort(needed[structures]).reshape(-1, self.options.chunk)
         members = self.arrays.members
@@ -157,7 +169,7 @@ class Stream:
 
 def make_stream(
     library: Library,
-    preset: Preset,
+    preset: Preset | str,
     *,
     batch: int = 256,
     split: str | None = None,
@@ -174,15 +186,16 @@ def make_stream(
     settings: Settings | None = None,
     chunk: int | None = None,
     arrays: LibraryArrays | None = None,
-    dtype: Any = np.float32,
+    dtype: Any = None,
 ) -> Stream:
     """A stream of batches of a library under a preset.
 
     Args:
       library: from `read_library`, `build_library` or `library_of`.
-      preset: conditions.
+      preset: conditions, or the name of a preset.
       batch: samples a batch.
-      split: name of one of the library's splits; None takes all structures.
+      split: name of one of the library's splits; None takes all structures. The parts of "in_library" hold the same
+        structures: give each part a key of its own, or its batches are the same.
       part: "train", "validation" or "test".
       sampling: "uniform" over structures, "balanced" over classes, "square_root" (a class counts as the root of its size),
         or a weight for each structure of the library.
@@ -199,13 +212,19 @@ def make_stream(
       settings: of the simulator; None is the preset's at training accuracy.
       chunk: samples mapped at once; it must divide the batch. None is CPU_CHUNK or ACCELERATOR_CHUNK.
       arrays: those of another stream of the same library, preset and mode, to share them.
-      dtype: of the floating arrays.
+      dtype: of the floating arrays; None is float32, float64 where x64 is enabled.
 
     Raises:
-      InputError: an unknown name, a weight vector of the wrong length, a part without structures, a chunk that does not
-        divide the batch, variations without atoms, or a library whose reach is too short for the preset.
+      InputError: an unknown name, arrays that are not those of this library, preset and mode, a weight vector of the wrong
+        length, a part without structures, a chunk that does not divide the batch, variations without atoms, or a library
+        whose reach is too short for the preset.
     """
-    _check_choices(mode=(mode, MODES), scale=(scale, SCALES), classes=(classes, LABELS), part=(part, PARTS))
+    _check_choices(
+        **{"mode": (mode, MODES), "scale": (scale, SCALES), "kind of label": (classes, LABELS), "part": (part, PARTS)}
+    )
+    if isinstance(preset, str):
+        preset = get_preset(preset)
+    dtype = _floating(dtype)
     if batch < 1:
         raise InputError(f"a batch of {batch} samples is empty; take at least 1")
     if mode == "cached" and (position_rms or site_biso):
@@ -224,16 +243,17 @@ def make_stream(
         raise InputError(f"chunks of {chunk} do not divide a batch of {batch}; choose a divisor")
     weights = _weights(library, split, part, sampling, classes)
     subset = np.flatnonzero(weights > 0)
-    cumulated = np.cumsum(weights[subset] / weights[subset].sum())
+    relative = weights[subset] / weights[subset].max()
+    cumulated = np.cumsum(relative / relative.sum())
     thresholds = np.minimum(np.round(cumulated[:-1] * 2.0**32), 2**32 - 1).astype(np.uint32)
+    needs = ArrayNeeds(
+        library.meta.fingerprint, preset.inverse_d_bounds(), mode, chosen.split_orbits, position_rms > 0, str(dtype)
+    )
     if arrays is None:
-        arrays = load_arrays(
-            library,
-            preset,
-            mode=mode,
-            split_orbits=chosen.split_orbits,
-            vary_positions=position_rms > 0,
-            dtype=dtype,
+        arrays = load_arrays(library, preset, needs)
+    elif arrays.needs != needs:
+        raise InputError(
+            "the arrays given are those of another library, preset or mode; leave them out, or give those of a like stream"
         )
     return Stream(
         arrays=arrays,
@@ -241,6 +261,24 @@ def make_stream(
         thresholds=jnp.asarray(thresholds),
         options=StreamOptions(preset, chosen, batch, chunk, scale, noise, impurities, position_rms, site_biso),
     )
+
+
+def _floating(dtype: Any) -> np.dtype:
+    """The floating type of a stream, which must be the one that JAX computes in."""
+    default = np.dtype(np.float64 if jax.config.read("jax_enable_x64") else np.float32)
+    chosen = default if dtype is None else np.dtype(dtype)
+    if chosen != default:
+        raise InputError(f"dtype {chosen} does not go with x64 {'on' if default.itemsize == 8 else 'off'}; take {default}")
+    return chosen
+
+
+def _word(number: Any, what: str) -> Any:
+    """A whole number that `fold_in` takes: 32 bits."""
+    if isinstance(number, jax.Array | Tracer):
+        return number
+    if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 0 <= number < 2**32:
+        raise InputError(f"the {what} {number!r} must be a whole number from 0 to 4294967295")
+    return jnp.asarray(np.uint32(number))
 
 
 def class_names(library: Library, label: str) -> tuple[str, ...]:
@@ -295,9 +333,17 @@ def _weights(
         if split != "in_library":
             inside = np.asarray(library.splits[split]) == PARTS.index(part)
     if not isinstance(sampling, str):
-        weights = np.asarray(sampling, dtype=np.float64)
+        try:
+            weights = np.asarray(sampling, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"the weights are no numbers; give one for each structure, or one of {', '.join(SAMPLINGS)}"
+            ) from None
         if weights.shape != (size,):
-            raise InputError(f"{weights.size} weights for the {size} structures of {library.meta.name}; give one for each")
+            shape = "x".join(str(n) for n in weights.shape) or "one"
+            raise InputError(
+                f"{shape} weights for the {size} structures of {library.meta.name}; give one for each, in a flat array"
+            )
         if not np.all(np.isfinite(weights)) or np.any(weights < 0) or not weights.any():
             raise InputError("weights must be finite, not negative and not all 0; correct them")
         weights = np.where(inside, weights, 0.0)
@@ -323,7 +369,7 @@ def sample_keys(
 ) -> Key[JaxArray, " batch"]:
     """Keys fold_in(fold_in(key, step), i) of the samples i = first ... first + size - 1."""
     step_key = jax.random.fold_in(key, step)
-    return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(first + jnp.arange(size))
+    return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(first + jnp.arange(size, dtype=jnp.uint32))
 
 
 def _draw_structure(stream: Stream, key: Key[JaxArray, ""], purpose: str = "structure") -> Int[Array, ""]:
@@ -339,8 +385,6 @@ def _batch(stream: Stream, key: Key[JaxArray, ""], step: Any, first: Any) -> Bat
 
 @jax.jit
 def _patterns_of(stream: Stream, structures: Any, key: Key[JaxArray, ""], step: Any) -> Batch:
-    if structures.shape != (stream.options.size,):
-        raise InputError(f"{structures.shape[0]} structures for a batch of {stream.options.size}; give as many as it holds")
     return _simulate(stream, structures, sample_keys(key, step, 0, stream.options.size))
 
 
@@ -403,7 +447,7 @@ def _simulate_one(
     grid, settings = options.preset.grid(), options.settings
     condition_key, noise_key = split_key(key)
     values = sample(options.preset, key=condition_key)
-    if not settings.split_orbits:
+    if options.impurities is None and not settings.split_orbits:
         main = phases[0]
         values = _with_acting_strain(values, arrays.lattice[main], arrays.rotations[arrays.laue[main]])
     specimen, instrument, background, noise = build(values, options.preset.radiation)

@@ -207,14 +207,22 @@ def test_bad_structures_are_skipped_with_reasons(cif_folder: pathlib.Path, tmp_p
     (folder / "broken.cif").write_text("data_x\n_cell_length_a 4\n")
     (folder / "empty.cif").write_text("")
     library = build_library([folder], output=tmp_path / "lib.simxrd")
-    assert library.ids.tolist() == ["LaB6", "Si", "quartz"]  # in order of their paths
-    assert library.space_group.tolist() == [221, 227, 154]
+    # In order of their paths; a name that occurs twice stands with its folder.
+    assert library.ids.tolist() == ["LaB6", "Si", "more/Si", "quartz"]
+    assert library.space_group.tolist() == [221, 227, 225, 154]
     skipped = dict(library.meta.skipped)
-    assert set(skipped) == {"broken", "empty", "Si"}
-    assert skipped["Si"] == "its id is that of an earlier structure"
+    assert set(skipped) == {"broken", "empty"}
     assert skipped["empty"].startswith("the file is empty")
     assert not any(str(tmp_path) in reason for reason in skipped.values())
     assert read_library(tmp_path / "lib.simxrd").meta == library.meta
+
+
+def test_file_names_that_are_no_text(cif_folder: pathlib.Path, tmp_path: pathlib.Path):
+    folder = tmp_path / "cifs"
+    folder.mkdir()
+    (pathlib.Path(os.fsdecode(os.fsencode(folder) + b"/a\xff.cif"))).write_bytes((cif_folder / "Si.cif").read_bytes())
+    build_library([folder], output=tmp_path / "lib.simxrd")
+    assert read_library(tmp_path / "lib.simxrd").ids.tolist() == ["a\\udcff"]
 
 
 def test_duplicates_keep_the_first(source: pathlib.Path, cif_folder: pathlib.Path, tmp_path: pathlib.Path):

@@ -22,7 +22,7 @@ from simxrd_jax.crystal.structure import CRYSTAL_SYSTEMS
 from simxrd_jax.crystal.structure_factor import f_squared
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.cif import read_cif
-from simxrd_jax.library.arrays import library_f_squared, load_arrays
+from simxrd_jax.library.arrays import ArrayNeeds, library_f_squared, load_arrays
 from simxrd_jax.library.build import library_of
 from simxrd_jax.library.store import Library
 from simxrd_jax.library.stream import Impurities, class_names, make_stream, sample_keys, scaled
@@ -142,10 +142,31 @@ def test_mixture_is_that_of_the_command(library):
         assert np.abs(alone - batch.intensity[sample]).max() <= 1e-5 * alone.max()
 
 
+def test_mixture_that_keeps_its_classes_is_drawn_again_by_its_seed(library):
+    with jax.enable_x64(True):
+        stream = make_stream(
+            library, SHORT, batch=2, mode="atoms", noise=False, scale="none", impurities=Impurities(1, 1.0, Uniform(0.2, 0.4))
+        )
+        batch = jax.device_get(stream.batch(KEY, 2))
+    for sample in range(2):
+        sources = [
+            Source(library.structure(int(i)), float(w))  # type: ignore[arg-type]
+            for i, w in zip(batch.phases[sample], batch.mass_fraction[sample], strict=True)
+        ]
+        options = Options(
+            preset="laboratory",
+            two_theta=SHORT.two_theta,
+            conditions={"peak_counts": 1e9},
+            seed=seed_of_key_data(batch.key_data[sample]),
+            accuracy="training",
+        )
+        alone = next(specimen_patterns(sources, options)).intensity
+        # 1e9 counts at the highest point: a standard deviation of 3e-5 of it.
+        assert np.abs(alone - batch.intensity[sample]).max() <= 6 * 3.2e-5 * alone.max()
+
+
 def test_impurities_are_there_as_often_as_asked(library):
-    stream = make_stream(
-        library, SHORT, batch=256, impurities=Impurities(2, 0.3, Uniform(0.01, 0.1)), settings=None, noise=False
-    )
+    stream = make_stream(library, SHORT, batch=256, impurities=Impurities(2, 0.3, Uniform(0.01, 0.1)), noise=False)
     batch = jax.device_get(stream.batch(KEY, 0))
     present = batch.phases[:, 1:] >= 0
     assert abs(present.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / present.size)
@@ -367,7 +388,8 @@ def test_displaced_atoms_keep_the_space_group(library):
         # Silicon's site leaves no freedom; boron's x in LaB6 is free.
         assert change > 1e-3 if free else change < 2e-6
     # The atoms of a site move as its symmetry has it: |F|^2 stays equal over an orbit of the Laue group.
-    arrays = load_arrays(library, LABORATORY, mode="atoms", vary_positions=True, dtype=np.float64)
+    needs = ArrayNeeds(library.meta.fingerprint, LABORATORY.inverse_d_bounds(), "atoms", vary_positions=True)
+    arrays = load_arrays(library, LABORATORY, needs)
     assert arrays.atoms is not None
     index = library.index_of("quartz")
     rows = slice(int(arrays.atoms.first[index]), int(arrays.atoms.first[index] + arrays.atoms.count[index]))
@@ -435,3 +457,40 @@ def test_bad_arguments(library, bundled):
     stream = make_stream(bundled, SHORT, batch=8)
     with pytest.raises(InputError, match="3 structures for a batch of 8"):
         stream.patterns_of(np.arange(3), KEY)
+    for wrong in (np.full(8, -1), np.full(8, 2048), np.full(8, 1.7)):
+        with pytest.raises(InputError, match="whole numbers from 0 to 2047"):
+            stream.patterns_of(wrong, KEY)
+    for step in (-1, 2**32, 1.5, True):
+        with pytest.raises(InputError, match=r"step .* must be a whole number"):
+            stream.batch(KEY, step)
+    assert np.all(np.isfinite(stream.batch(KEY, 2**32 - 1).pattern))
+    cached = make_stream(library, LABORATORY, batch=8).arrays
+    for changed in ({"mode": "atoms"}, {"preset": SIMXRD}, {"of": bundled}):
+        refuse("another library, preset or mode", arrays=cached, **changed)
+    refuse("x64 off", dtype=np.float64)
+    refuse("no preset 'laboratry'; did you mean laboratory", preset="laboratry")
+    refuse("weights are no numbers", sampling=["a"] * 8)
+    with jax.enable_x64(True):
+        refuse("x64 on", dtype=np.float32)
+
+
+def test_great_weights_and_single_structures(bundled):
+    stream = make_stream(bundled, "laboratory", batch=512, sampling=np.full(len(bundled), 1e308))
+    assert len(np.unique(stream.draw(KEY, 0))) > 400
+    one = np.zeros(len(bundled))
+    one[17] = 1e-300
+    assert np.all(np.asarray(make_stream(bundled, "laboratory", batch=8, sampling=one).draw(KEY, 0)) == 17)
+
+
+def test_species_of_a_mixed_position_move_together():
+    from pymatgen.core import Lattice, Structure
+
+    lattice = Lattice.from_parameters(5, 6, 7, 80, 85, 95)
+    mixed = Structure(lattice, [{"Fe": 0.5, "Co": 0.5}, "O"], [[0.1, 0.2, 0.3], [0.6, 0.5, 0.8]])
+    library = library_of([mixed])
+    needs = ArrayNeeds(library.meta.fingerprint, LABORATORY.inverse_d_bounds(), "atoms", vary_positions=True)
+    arrays = load_arrays(library, LABORATORY, needs)
+    assert arrays.atoms is not None
+    sites = np.asarray(arrays.atoms.site)[: int(arrays.atoms.count[0])]
+    assert len(sites) == 3
+    assert len(np.unique(sites)) == 2
