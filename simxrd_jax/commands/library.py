@@ -250,6 +250,10 @@ def _wrapped(cells: Sequence[str]) -> list[str]:
     return ["  " + "".join(cell.ljust(width) for cell in row).rstrip() for row in rows]
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def _bytes(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:,.1f} KiB"
 
@@ -324,12 +328,15 @@ def show_sheet(path: str, options: SheetOptions = SheetOptions(), *, output: str
     else:
         batch = jax.device_get(stream.batch(key, 0))
         entries = sheet_entries(library, batch.structure, batch.key_data)
-        _draw_sheet(library, options, batch, entries, output)
+        _draw_sheet(library, options, int(stream.subset.size), batch, entries, output)
     return "\n".join(_sheet_lines(library, options, entries))
 
 
-def _draw_sheet(library: Library, options: SheetOptions, batch: Batch, entries: Sequence[Entry], output: str) -> None:
-    from simxrd_jax.library.sheet import MARK, condition_parts, plot_sheet
+def _draw_sheet(
+    library: Library, options: SheetOptions, structures: int, batch: Batch, entries: Sequence[Entry], output: str
+) -> None:
+    """Writes the picture of a batch that was sampled from so many structures."""
+    from simxrd_jax.library.sheet import MARK, condition_legend, condition_parts, plot_sheet
     from simxrd_jax.plots import figure_bytes
     from simxrd_jax.presets import get_preset
 
@@ -339,8 +346,9 @@ def _draw_sheet(library: Library, options: SheetOptions, batch: Batch, entries: 
     ]
     origin = "" if options.split is None else f", {options.part or DEFAULT_PART} of {options.split}"
     caption = [
-        f"{meta.name}: {len(entries)} of {len(library):,} structures{origin}",
+        f"{meta.name}: {_counted(len(entries), 'pattern')} of {_counted(structures, 'structure')}{origin}",
         f"preset {preset.name}, sampling {options.sampling}, mode {options.mode}, scale {options.scale}, seed {options.seed}",
+        *([legend] if (legend := condition_legend(preset)) else []),
     ]
     if any(entry.other_labels for entry in entries):
         caption.append(
@@ -378,4 +386,6 @@ def _sheet_lines(library: Library, options: SheetOptions, entries: Sequence[Entr
         f"simxrd simulate CIF --preset {options.preset} --seed {first.seed} --accuracy training --dtype float32 "
         f"--symprec {meta.symprec:g}{tables} -o pattern.xy"
     )
-    return [*lines, "", f"pattern {first.number} again, with the file of {first.identifier} for CIF:", f"  {command}"]
+    # A cached |F|^2 is that of the unstrained cell: 0.1 to 0.5 % of the highest point.
+    strain = " (there the strain acts on |F|^2 too)" if options.mode == "cached" else ""
+    return [*lines, "", f"pattern {first.number} again, with the file of {first.identifier} for CIF{strain}:", f"  {command}"]

@@ -22,6 +22,7 @@ from simxrd_jax.presets import Preset, seed_of_key_data
 
 MAX_PANELS = 60  # more would be too small to read, or a picture too long to look at
 NANOMETRE = 10.0  # [A]
+FROM_NANOMETRES = 100.0  # smaller grains are given in A [A]
 GREY = "#555555"
 ALARM = "#b00020"  # of labels that depend on the tolerance
 MARK = "≠"
@@ -34,11 +35,12 @@ LAYOUTS = (
     (28, 4, 3.5, 1.0, 7.0, 6.0),
     (MAX_PANELS, 5, 3.2, 0.9, 6.5, 5.8),
 )
-MARGIN, GUTTER = 0.18, 0.22  # around all panels and between two columns [inch]
+MARGIN, GUTTER = 0.18, 0.3  # around all panels and between two columns [inch]
 LINE = 0.17  # of the caption [inch]
 FOOTER = 0.44  # height of the axis labels [inch]
 TICK_ROOM = 0.12  # under each axis [inch]
 SHORT_LENGTHS = (48, 36, 28, 22, 18, 15, 12, 10, 8, 6, 4)  # letters that an id or formula may take, tried in turn
+FILL = 0.2  # opacity under a pattern: on a logarithmic scale the background fills half of a panel
 HEADROOM = 1.04  # the axis ends above the highest point by this factor
 
 
@@ -103,41 +105,54 @@ def labels_text(labels: tuple[int, int]) -> str:
 
 
 def condition_parts(values: Mapping[str, Any], preset: Preset) -> list[str]:
-    """The drawn conditions that tell most about a pattern, with units, the most telling first.
+    """The drawn conditions that tell most about a pattern, with units; what is the same in every pattern is left out.
 
     Args:
       values: name -> value of one pattern.
-      preset: says which of them are drawn; what is the same in every pattern is left out.
+      preset: that drew them.
     """
-    parts = []
-    for names, text in _TELLING:
-        if any(name in preset.drawn for name in names) and all(name in values for name in names):
-            parts.append(text(*(np.asarray(values[name], dtype=np.float64) for name in names)))
-    if preset.split_orbits and any(name in preset.drawn for name in STRAIN):
-        tensor = np.array([float(values.get(name, 0.0)) for name in STRAIN]).reshape(3, 3)
-        greatest = max(np.linalg.eigvalsh((tensor + tensor.T) / 2), key=abs)
-        parts.insert(1, f"cell strain {_signed(100 * greatest, 2)} %")
-    return parts
+    return [text(*(np.asarray(values[name], dtype=np.float64) for name in names)) for names, text, _ in _shown(preset)]
+
+
+def condition_legend(preset: Preset) -> str:
+    """What the letters of `condition_parts` mean."""
+    return SEPARATOR.join(meaning for _, _, meaning in _shown(preset))
 
 
 def _size(value: np.ndarray) -> str:
-    return f"grain {_rounded(value, 3)} Å" if value < 100 else f"grain {_rounded(value / NANOMETRE, 3)} nm"
+    return f"D {_rounded(value, 3)} Å" if value < FROM_NANOMETRES else f"D {_rounded(value / NANOMETRE, 3)} nm"
 
 
 def _axis(value: np.ndarray) -> str:
     return " ".join(f"{v:g}" for v in value)
 
 
-# Conditions that stand together, and the text of their values.
-_TELLING: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
-    (("grain_size",), _size),
-    (("microstrain",), lambda e: f"microstrain {_rounded(100 * e, 2)} %"),
-    (("march_dollase", "texture_axis"), lambda r, axis: f"March {_rounded(r, 2)} ({_axis(axis)})"),
-    (("orientation_below", "orientation_above"), lambda a, b: f"texture \N{MINUS SIGN}{_rounded(a, 2)} +{_rounded(b, 2)}"),
-    (("displacement_rms",), lambda u: f"rms {_rounded(u, 2)} Å"),
-    (("zero_shift",), lambda shift: f"zero {_signed(shift, 2)}°"),
-    (("peak_counts",), lambda n: f"{_rounded(n, 3)} counts"),
+# Conditions that stand together, the text of their values, and what its letter means.
+_TELLING: tuple[tuple[tuple[str, ...], Callable[..., str], str], ...] = (
+    (("grain_size",), _size, "D grain size"),
+    (("microstrain",), lambda e: f"e {_rounded(100 * e, 2)} %", "e microstrain"),
+    (STRAIN, lambda *parts: f"E {_signed(100 * _greatest_strain(np.array(parts)), 2)} %", "E greatest principal strain"),
+    (("march_dollase", "texture_axis"), lambda r, axis: f"r {r:.2f} ({_axis(axis)})", "r March coefficient (texture axis)"),
+    (
+        ("orientation_below", "orientation_above"),
+        lambda low, high: f"t \N{MINUS SIGN}{_rounded(low, 2)} +{_rounded(high, 2)}",
+        "t bounds of the texture factors less 1",
+    ),
+    (("displacement_rms",), lambda u: f"u {_rounded(u, 2)} Å", "u rms displacement"),
+    (("zero_shift",), lambda shift: f"z {_signed(shift, 2)}°", "z zero shift"),
+    (("peak_counts",), lambda n: f"{_rounded(n, 3)} counts", "counts at the highest point"),
 )
+
+
+def _shown(preset: Preset) -> list[tuple[tuple[str, ...], Callable[..., str], str]]:
+    """Rows of the table whose conditions a preset draws; a strain that keeps the crystal class does not show."""
+    drawn = [row for row in _TELLING if set(row[0]) <= set(preset.drawn)]
+    return [row for row in drawn if row[0] != STRAIN or preset.split_orbits]
+
+
+def _greatest_strain(components: np.ndarray) -> float:
+    tensor = components.reshape(3, 3)
+    return float(max(np.linalg.eigvalsh((tensor + tensor.T) / 2), key=abs))
 
 
 def _rounded(value: Any, digits: int) -> str:
@@ -204,7 +219,7 @@ def _draw_pattern(
 ) -> None:
     """One pattern over a fill of its crystal system's colour; only the lowest panel of a column has numbers on its axis."""
     low, high = min(0.0, float(pattern.min())), float(pattern.max())
-    axes.fill_between(two_theta, low, pattern, color=colour, alpha=0.3, linewidth=0)
+    axes.fill_between(two_theta, low, pattern, color=colour, alpha=FILL, linewidth=0)
     axes.plot(two_theta, pattern, color=INK, linewidth=0.5, solid_joinstyle="round")
     axes.set_xlim(float(two_theta[0]), float(two_theta[-1]))
     axes.set_ylim(low, low + HEADROOM * (high - low) if high > low else low + 1.0)

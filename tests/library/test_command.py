@@ -187,7 +187,8 @@ def test_interruption(datasets: pathlib.Path, tmp_path: pathlib.Path):
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
     part = tmp_path / "lib.simxrd.part"
     deadline = time.monotonic() + 60
-    while len(list(part.glob("*.npz"))) < 3:
+    # Enough that both workers have started: while they do, Ctrl-C is ignored.
+    while len(list(part.glob("*.npz"))) < 12:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.002)
