@@ -40,3 +40,26 @@ def cif_folder() -> pathlib.Path:
 def datasets() -> pathlib.Path:
     """Folder of the bundled structure libraries."""
     return ROOT / "datasets"
+
+
+class Answer:
+    """Exit code and output of one call of the command."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def simxrd(capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    """Calls the command in an empty folder."""
+    from simxrd_jax.cli import main  # only now: the import hook above must be there first
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Answer:
+        with pytest.raises(SystemExit) as caught:
+            main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return Answer(int(caught.value.code or 0), out, err)
+
+    return call

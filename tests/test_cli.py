@@ -16,34 +16,13 @@ import pytest
 from click.testing import CliRunner
 
 import simxrd_jax as sx
-from simxrd_jax.cli import cli, main
+from simxrd_jax.cli import cli
 from simxrd_jax.commands.forward import FAST_COMPILATION, compiled
 from simxrd_jax.commands.simulate import parse_source
 from simxrd_jax.commands.specimen import Options, Source, specimen_patterns
 from simxrd_jax.conditions import CONDITIONS
 
 COARSE = ("--two-theta", "20", "70", "0.04")
-
-
-class Answer:
-    """Exit code and output of one call of the command."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def simxrd(capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
-    """Calls the command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> Answer:
-        with pytest.raises(SystemExit) as caught:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return Answer(int(caught.value.code or 0), out, err)
-
-    return call
 
 
 def read(text: str) -> np.ndarray:

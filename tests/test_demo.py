@@ -43,7 +43,7 @@ def test_symbols_are_set_as_printed():
 
 @pytest.mark.slow
 def test_demo_writes_its_figures_and_says_where(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
-    library = dataclasses.replace(CONFIG.library, structures=12, max_reflections=64, patterns=20, shown=4)
+    library = dataclasses.replace(CONFIG.library, batch=16, batches=2, shown=4)
     config = dataclasses.replace(CONFIG, references=CONFIG.references[:1], library=library, fit=SMALL_FIT)
     main(["--output", str(tmp_path / "figures")], config)
     written = sorted(path.name for path in (tmp_path / "figures").iterdir())

@@ -59,7 +59,7 @@ def test_fft_against_dense_everywhere():
 @pytest.mark.slow
 def test_speed_script_writes_its_numbers(tmp_path, monkeypatch, capsys):
     file = tmp_path / "speed.json"
-    monkeypatch.setattr(sys, "argv", ["speed", "--structures", "8", "--repeats", "1", "--no-peers", "--json", str(file)])
+    monkeypatch.setattr(sys, "argv", ["speed", "--repeats", "1", "--no-peers", "--json", str(file)])
     speed.main()
     numbers = json.loads(file.read_text())
     for key in (

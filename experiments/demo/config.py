@@ -19,21 +19,16 @@ class Library:
 
     Attributes:
       path: structure library.
-      structures: structures taken.
-      max_reflections: structures with longer reflection lists are left out; each doubling of the length is one more
-        compilation.
-      patterns: patterns drawn, spread over the structures.
-      batch: patterns a call.
+      batch: patterns a batch.
+      batches: how many are timed.
       preset: distribution of the conditions.
       shown: patterns in the contact sheet.
       seed: of structures and conditions.
     """
 
-    path: Path = DATASETS / "mp_sample.npz"
-    structures: int = 512
-    max_reflections: int = 256
-    patterns: int = 1000
-    batch: int = 32
+    path: Path = DATASETS / "mp_library.simxrd"
+    batch: int = 256
+    batches: int = 16
     preset: str = "laboratory"
     shown: int = 12
     seed: int = 20

@@ -1,4 +1,4 @@
-"""The demo: three reference crystals, a thousand patterns of a structure library, and a fit; figures and a table."""
+"""The demo: three reference crystals, thousands of patterns of a structure library, and a fit; figures and a table."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def _library(config: Config, output: Path) -> str:
     _write(pictures.contact_sheet(result, preset), output / "library.png")
     plain, whole = result.simulate_seconds, result.simulate_seconds + result.compile_seconds
     return (
-        f"2. {result.patterns:,} patterns of {result.structures} structures under the preset {preset!r}\n"
-        f"   compilation of {result.groups} programs   {result.compile_seconds:8.1f} s\n"
+        f"2. {result.patterns:,} patterns drawn from {result.structures:,} structures under the preset {preset!r}\n"
+        f"   first batch, compilation    {result.compile_seconds:8.1f} s\n"
         f"   simulation                  {plain:8.2f} s\n"
         f"   rate, compiled              {result.patterns / plain:8,.0f} patterns/s\n"
         f"   rate, compilation included  {result.patterns / whole:8,.0f} patterns/s\n"

@@ -13,18 +13,20 @@ class Config:
     """What is measured.
 
     Attributes:
-      structures: structures of datasets/mp_sample.npz that are taken.
       batch: patterns a call.
       chunk: patterns mapped at once inside a call; None is the library's own choice.
       repeats: timed calls of each batch; the fastest counts, the machine being shared.
+      gradient_structures: structures of the library that are looked at for the gradient.
+      gradient_chunk: patterns of the gradient mapped at once.
       peer_structures: structures that the slow peers simulate.
       seed: of structures and conditions.
     """
 
-    structures: int = 512
     batch: int = 256
     chunk: int | None = None
     repeats: int = 5
+    gradient_structures: int = 64
+    gradient_chunk: int = 32
     peer_structures: int = 12
     seed: int = 0
 

@@ -27,15 +27,21 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.simulator_speed.config import CONFIG, Config
-from simxrd_jax.batches import PhaseBatch, group_phases, simulate_batch
 from simxrd_jax.conditions import build
 from simxrd_jax.constants import RADIATIONS
+from simxrd_jax.crystal.build import stack
+from simxrd_jax.crystal.reflections import bucket_size
+from simxrd_jax.crystal.structure import CrystalStructure
+from simxrd_jax.crystal.structure_factor import f_squared
 from simxrd_jax.diffraction.settings import REFINEMENT, TRAINING, Settings
 from simxrd_jax.diffraction.simulate import simulate
+from simxrd_jax.library.store import Library, read_library
+from simxrd_jax.library.stream import make_stream
+from simxrd_jax.phases import LoadedPhase, load_phase_for
 from simxrd_jax.presets import LABORATORY, Preset, sample
 from simxrd_jax.types import Grid
 
-DATA = Path(__file__).parents[2] / "datasets" / "mp_sample.npz"
+DATA = Path(__file__).parents[2] / "datasets" / "mp_library.simxrd"
 ONE_LINE = dataclasses.replace(
     LABORATORY,
     name="laboratory, one line, no axial term",
@@ -43,24 +49,6 @@ ONE_LINE = dataclasses.replace(
     drawn={k: v for k, v in LABORATORY.drawn.items() if not k.startswith("axial")},
 )
 FIRST_PATTERN_CIF = Path(__file__).parents[2] / "tests" / "data" / "cifs" / "LaB6.cif"
-
-
-def load_structures(count: int, preset: Preset) -> tuple[list[Any], list[Any]]:
-    """Materials Project structures and their (crystal, reflections) under a preset."""
-    from simxrd_jax.errors import InputError
-    from simxrd_jax.io.structures import read_npz
-    from simxrd_jax.phases import load_phase_for
-
-    structures, phases = [], []
-    library = read_npz(DATA)
-    for i in tqdm(range(min(count, len(library))), desc="structures", disable=None):
-        try:
-            loaded = load_phase_for(library[i], preset)
-        except InputError:
-            continue  # a few actinides have no dispersion table
-        structures.append(loaded.structure)
-        phases.append((loaded.crystal, loaded.reflections))
-    return structures, phases
 
 
 def seconds(call: Callable[[int], Any], repeats: int) -> float:
@@ -74,29 +62,20 @@ def seconds(call: Callable[[int], Any], repeats: int) -> float:
     return min(times)
 
 
-def resample(group: PhaseBatch, size: int, rng: np.random.Generator) -> PhaseBatch:
-    """A batch of `size` structures drawn from a group with replacement."""
-    chosen = rng.integers(group.size, size=size)
-    return jax.tree.map(lambda v: v[chosen], group)
+def rate(library: Library, preset: Preset, settings: Settings, mode: str, config: Config) -> float:
+    """Patterns per second of a stream over all structures of the library."""
+    stream = make_stream(library, preset, batch=config.batch, mode=mode, settings=settings, chunk=config.chunk)
+    return config.batch / seconds(lambda i: stream.batch(jax.random.key(config.seed), i), config.repeats)
 
 
-def rate(groups: list[PhaseBatch], preset: Preset, settings: Settings, cached: bool, config: Config, label: str) -> float:
-    """Patterns per second over the structures' own mixture of list lengths."""
-    grid, rng = preset.grid(), np.random.default_rng(config.seed)
-    total = 0.0
-    for group in tqdm(groups, desc=label, disable=None, leave=False):
-        batch = resample(group, config.batch, rng)
-        run = jax.jit(lambda b, k: simulate_batch(b, preset, grid, settings, cached, config.chunk, key=k)[0].intensity)
-        total += group.size * seconds(lambda i: run(batch, jax.random.key(i)), config.repeats) / config.batch  # noqa: B023
-    return sum(g.size for g in groups) / total
-
-
-def gradient_cost(groups: list[PhaseBatch], preset: Preset, config: Config) -> float:
+def gradient_cost(library: Library, preset: Preset, config: Config) -> float:
     """Time of value and gradient over time of the value, for the gradient of a random projection of the noise-free pattern
     with respect to every condition, the lattice and all |F|^2."""
     grid, settings = preset.grid(), preset.settings(accuracy=TRAINING)
-    group = max(groups, key=lambda g: g.size)
-    batch = resample(group, config.batch, np.random.default_rng(config.seed))
+    phases = _phases_of_one_length(library, preset, config)
+    crystals = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), stack([p.crystal for p in phases]))
+    reflections = stack([p.reflections for p in phases])
+    values = jax.jit(jax.vmap(f_squared))(crystals, reflections.hkl)
     weights = jnp.asarray(np.random.default_rng(1).normal(size=grid.size), jnp.float32)
 
     def projection(values, lattice, f_squared, crystal, reflections):
@@ -107,15 +86,12 @@ def gradient_cost(groups: list[PhaseBatch], preset: Preset, config: Config) -> f
         return jnp.vdot(weights, pattern.intensity)
 
     def chunked(function):
-        def run(batch, key):
-            keys = jax.random.split(key, config.batch)
-            inputs = (batch.crystals, batch.reflections, batch.f_squared, keys)
-            chunks = jax.tree.map(lambda v: v.reshape(-1, 32, *v.shape[1:]), inputs)
+        def one(crystal, reflections, f_squared, key):
+            return function(sample(preset, key=key), crystal.lattice, f_squared, crystal, reflections)
 
-            def one(crystal, reflections, f_squared, key):
-                values = sample(preset, key=key)
-                return function(values, crystal.lattice, f_squared, crystal, reflections)
-
+        def run(key):
+            inputs = (crystals, reflections, values, jax.random.split(key, len(phases)))
+            chunks = jax.tree.map(lambda v: v.reshape(-1, config.gradient_chunk, *v.shape[1:]), inputs)
             return jax.lax.map(lambda parts: jax.vmap(one)(*parts), chunks)
 
         return jax.jit(run)
@@ -123,10 +99,17 @@ def gradient_cost(groups: list[PhaseBatch], preset: Preset, config: Config) -> f
     forward = chunked(projection)
     gradient = chunked(jax.value_and_grad(projection, argnums=(0, 1, 2)))
     # Taken in turns, so that a change of the machine's load meets both alike.
-    times = [
-        [seconds(lambda i, f=f: f(batch, jax.random.key(i)), 2) for f in (forward, gradient)] for _ in range(config.repeats)
-    ]
+    times = [[seconds(lambda i, f=f: f(jax.random.key(i)), 2) for f in (forward, gradient)] for _ in range(config.repeats)]
     return min(t[1] for t in times) / min(t[0] for t in times)
+
+
+def _phases_of_one_length(library: Library, preset: Preset, config: Config) -> list[LoadedPhase]:
+    """Structures, with repeats, whose reflection lists are padded to the most frequent length."""
+    loaded = [load_phase_for(library.structure(i), preset) for i in range(config.gradient_structures)]
+    lengths = [bucket_size(len(p.reflections.hkl)) for p in loaded]
+    length = max(set(lengths), key=lengths.count)
+    alike = [p for p, n in zip(loaded, lengths, strict=True) if n == length]
+    return [alike[i % len(alike)] for i in range(config.batch)]
 
 
 def first_pattern_seconds() -> float:
@@ -144,18 +127,14 @@ def peak_memory_mib(config: Config) -> float:
     return float(done.stdout.strip().splitlines()[-1])
 
 
-def memory_probe(batch_size: int) -> None:
-    """Runs one batch of the longest reflection lists and prints the process's peak memory in MiB."""
-    _, phases = load_structures(128, ONE_LINE)
-    groups = group_phases(phases)
-    batch = resample(groups[-1], batch_size, np.random.default_rng(0))
-    grid, settings = ONE_LINE.grid(), ONE_LINE.settings()
-    run = jax.jit(lambda b, k: simulate_batch(b, ONE_LINE, grid, settings, key=k)[0].intensity)
-    jax.block_until_ready(run(batch, jax.random.key(0)))
+def memory_probe(batch: int) -> None:
+    """Runs one batch from the atoms and prints the process's peak memory in MiB."""
+    stream = make_stream(read_library(DATA), ONE_LINE, batch=batch, mode="atoms")
+    jax.block_until_ready(stream.batch(jax.random.key(0), 0))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def pymatgen_rate(structures: list[Any], grid: Grid, config: Config) -> float:
+def pymatgen_rate(structures: list[CrystalStructure], grid: Grid) -> float:
     """pymatgen's XRDCalculator plus a Voigt sum in numpy, one process."""
     from pymatgen.analysis.diffraction.xrd import XRDCalculator
     from pymatgen.core import Lattice, Structure
@@ -164,7 +143,7 @@ def pymatgen_rate(structures: list[Any], grid: Grid, config: Config) -> float:
     two_theta = np.asarray(grid.two_theta)
     calculator = XRDCalculator(wavelength="CuKa")  # 1.54184 A
     inputs = []
-    for s in structures[: config.peer_structures]:
+    for s in structures:
         numbers = [name.rstrip("+-0123456789") for name in s.atoms.species]
         kinds = [numbers[int(np.argmax(row))] for row in s.atoms.occupancy]
         frac = np.concatenate([s.atoms.frac + shift for shift in s.atoms.centring])
@@ -177,7 +156,7 @@ def pymatgen_rate(structures: list[Any], grid: Grid, config: Config) -> float:
     return len(inputs) / (time.perf_counter() - start)
 
 
-def pysimxrd_rate(structures: list[Any], config: Config) -> float | None:
+def pysimxrd_rate(structures: list[CrystalStructure]) -> float | None:
     """The published simulator's package, when it is installed beside the project; one process."""
     if importlib.util.find_spec("Pysimxrd") is None:
         return None
@@ -188,7 +167,7 @@ def pysimxrd_rate(structures: list[Any], config: Config) -> float | None:
     name = f"speed_{os.getpid()}.db"
     try:
         database = connect(name)
-        for s in structures[: config.peer_structures]:
+        for s in structures:
             numbers = [name.rstrip("+-0123456789") for name in s.atoms.species]
             kinds = [numbers[int(np.argmax(row))] for row in s.atoms.occupancy]
             frac = np.concatenate([s.atoms.frac + shift for shift in s.atoms.centring]) % 1.0
@@ -205,40 +184,40 @@ def main() -> None:
     """Measures, prints a table and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the numbers here")
-    parser.add_argument("--structures", type=int, default=CONFIG.structures, help="structures taken (default %(default)s)")
     parser.add_argument(
         "--repeats", type=int, default=CONFIG.repeats, help="timed calls, fastest counts (default %(default)s)"
     )
     parser.add_argument("--chunk", type=int, help="patterns mapped at once (default: the library's choice)")
     parser.add_argument("--no-peers", action="store_true", help="leave the other programs out")
     arguments = parser.parse_args()
-    config = dataclasses.replace(CONFIG, structures=arguments.structures, repeats=arguments.repeats, chunk=arguments.chunk)
+    config = dataclasses.replace(CONFIG, repeats=arguments.repeats, chunk=arguments.chunk)
 
-    structures, phases = load_structures(config.structures, ONE_LINE)
-    groups = group_phases(phases)
-    accurate = ONE_LINE.settings(accuracy=REFINEMENT)
-    _, doublet_phases = load_structures(config.structures, LABORATORY)
-    doublet = group_phases(doublet_phases)
-    results: dict[str, Any] = {
-        "patterns_per_second_cached": rate(groups, ONE_LINE, ONE_LINE.settings(), True, config, "cached"),
-        "patterns_per_second_cached_accurate": rate(groups, ONE_LINE, accurate, True, config, "cached, accurate"),
-        "patterns_per_second_atoms": rate(groups, ONE_LINE, ONE_LINE.settings(), False, config, "atoms"),
-        "patterns_per_second_doublet_axial": rate(doublet, LABORATORY, LABORATORY.settings(), True, config, "doublet, axial"),
-        "gradient_cost_ratio": gradient_cost(groups, ONE_LINE, config),
+    library = read_library(DATA)
+    training, accurate = ONE_LINE.settings(), ONE_LINE.settings(accuracy=REFINEMENT)
+    cases = {
+        "patterns_per_second_cached": (ONE_LINE, training, "cached"),
+        "patterns_per_second_cached_accurate": (ONE_LINE, accurate, "cached"),
+        "patterns_per_second_atoms": (ONE_LINE, training, "atoms"),
+        "patterns_per_second_doublet_axial": (LABORATORY, LABORATORY.settings(), "cached"),
+    }
+    bar = tqdm(cases.items(), desc="streams", disable=None, leave=False)
+    results: dict[str, Any] = {name: rate(library, *case, config) for name, case in bar}
+    results |= {
+        "gradient_cost_ratio": gradient_cost(library, ONE_LINE, config),
         "first_pattern_seconds": first_pattern_seconds(),
         "peak_memory_mib": peak_memory_mib(config),
     }
     peers: dict[str, float | None] = {}
     if not arguments.no_peers:
-        peers["pymatgen + numpy Voigt"] = pymatgen_rate(structures, ONE_LINE.grid(), config)
-        peers["Pysimxrd"] = pysimxrd_rate(structures, config)
+        structures = [library.structure(i) for i in range(config.peer_structures)]
+        peers["pymatgen + numpy Voigt"] = pymatgen_rate(structures, ONE_LINE.grid())
+        peers["Pysimxrd"] = pysimxrd_rate(structures)
     results["peer_patterns_per_second"] = peers
     results["ratio_to"] = {k: results["patterns_per_second_cached"] / v for k, v in peers.items() if v}
-    lengths = [len(r.hkl) for _, r in phases]
     results |= {
         "points": ONE_LINE.grid().size,
-        "structures": len(phases),
-        "mean_unique_reflections": float(np.mean(lengths)),
+        "structures": len(library),
+        "mean_unique_reflections": float(np.diff(library.first_reflection).mean()),
         "batch": config.batch,
         "device": str(jax.devices()[0].device_kind),
         "cores": os.cpu_count(),
@@ -270,9 +249,7 @@ def table(results: dict[str, Any]) -> str:
         text = "not installed" if value is None else f"{value:.3g} patterns/s, {results['ratio_to'][peer]:,.0f} times fewer"
         lines.append(f"| {peer}, one process | {text} |")
     lines.append("")
-    structures = (
-        f"{results['structures']} Materials Project structures, {results['mean_unique_reflections']:.0f} unique reflections"
-    )
+    structures = f"{results['structures']} Materials Project structures, {results['mean_unique_reflections']:.0f} reflections"
     machine = f"{results['device']}, {results['cores']} cores, load {results['load_average']:.1f}"
     run = f"float32, batches of {results['batch']}, {machine}"
     lines.append(f"{structures} on average, {results['points']} points, {run}.")

@@ -13,32 +13,10 @@ import time
 import numpy as np
 import pytest
 
-from simxrd_jax.cli import main
 from simxrd_jax.library.build import library_of
 from simxrd_jax.library.plots import plot_long_tail, symbol_text
 from simxrd_jax.library.store import read_library
 from simxrd_jax.plots import figure_bytes
-
-
-class Answer:
-    """Exit code and output of one call of the command."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def simxrd(capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
-    """Calls the command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> Answer:
-        with pytest.raises(SystemExit) as caught:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return Answer(int(caught.value.code or 0), out, err)
-
-    return call
 
 
 @pytest.fixture
