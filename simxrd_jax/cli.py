@@ -147,6 +147,15 @@ def presets() -> None:
         click.echo()
 
 
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def models(as_json: bool) -> None:
+    """List the networks of the benchmark: reference, variants, parameters."""
+    from simxrd_jax.commands.models import show_models
+
+    click.echo(show_models(as_json=as_json))
+
+
 @cli.group(context_settings=CONTEXT)
 def library() -> None:
     """Libraries: many structures in one file, ready for training."""
