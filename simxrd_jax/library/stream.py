@@ -148,7 +148,11 @@ class Stream:
                 raise InputError(f"{values.size} structures for a batch of {self.options.size}; give as many as it holds")
             if values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= self.arrays.size:
                 raise InputError(f"structures are whole numbers from 0 to {self.arrays.size - 1}; correct the indices")
-        return _patterns_of(self, jnp.asarray(structures, dtype=jnp.int32), key, _word(step, "step"))
+        return self.simulate(jnp.asarray(structures, dtype=jnp.int32), sample_keys(key, _word(step, "step"), 0, self.options.size))
+
+    def simulate(self, structures: Int[Array, " batch"], keys: Key[JaxArray, " batch"]) -> Batch:
+        """The same with a key for each sample; what is drawn depends on it and on the structure alone."""
+        return _simulate_given(self, structures, keys)
 
     def draw(
         self, key: Key[JaxArray, ""], step: Int[Array, ""] | int, first: Int[Array, ""] | int = 0
@@ -384,8 +388,8 @@ def _batch(stream: Stream, key: Key[JaxArray, ""], step: Any, first: Any) -> Bat
 
 
 @jax.jit
-def _patterns_of(stream: Stream, structures: Any, key: Key[JaxArray, ""], step: Any) -> Batch:
-    return _simulate(stream, structures, sample_keys(key, step, 0, stream.options.size))
+def _simulate_given(stream: Stream, structures: Any, keys: Key[JaxArray, " batch"]) -> Batch:
+    return _simulate(stream, structures, keys)
 
 
 def _simulate(stream: Stream, structures: Int[Array, " batch"], keys: Key[JaxArray, " batch"]) -> Batch:
