@@ -1,6 +1,6 @@
 """python -m experiments.demo --output demo_output
 
-Wall time: about 50 s on 2 CPU cores, most of it compilation. Expected: 1,000 patterns at over 1,000 patterns/s once
+Wall time: about 30 s on 2 CPU cores, most of it compilation. Expected: 4,096 patterns at over 2,000 patterns/s once
 compiled, and a fit whose parameters lie within three standard uncertainties of the truth.
 """
 
