@@ -148,7 +148,8 @@ class Stream:
                 raise InputError(f"{values.size} structures for a batch of {self.options.size}; give as many as it holds")
             if values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= self.arrays.size:
                 raise InputError(f"structures are whole numbers from 0 to {self.arrays.size - 1}; correct the indices")
-        return self.simulate(jnp.asarray(structures, dtype=jnp.int32), sample_keys(key, _word(step, "step"), 0, self.options.size))
+        keys = sample_keys(key, _word(step, "step"), 0, self.options.size)
+        return self.simulate(jnp.asarray(structures, dtype=jnp.int32), keys)
 
     def simulate(self, structures: Int[Array, " batch"], keys: Key[JaxArray, " batch"]) -> Batch:
         """The same with a key for each sample; what is drawn depends on it and on the structure alone."""
