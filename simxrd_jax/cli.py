@@ -31,6 +31,9 @@ Examples:
   simxrd presets
   simxrd library build structures/ -o structures.simxrd
   simxrd library show structures.simxrd -o sheet.png
+  simxrd train experiments/imbalance/config.py:cross_entropy
+  simxrd evaluate runs/cross_entropy-100 --on measured
+  simxrd predict runs/cross_entropy-100 pattern.xy
 """
 BUILD_EXAMPLES = """\b
 Examples:
@@ -49,6 +52,22 @@ Examples:
   simxrd library show structures.simxrd -n 30 --preset simxrd --scale log --seed 7 -o sheet.png
   simxrd library show structures.simxrd --split ool_disjoint --part test --sampling uniform
 """
+TRAIN_EXAMPLES = """\b
+Examples:
+  simxrd train experiments/imbalance/config.py:cross_entropy
+  simxrd train config.py --set model=cnn4 --set optimizer.learning_rate=1e-3 --set targets=crystal_system -o runs/cnn4
+  simxrd train config.py --list
+"""
+EVALUATE_EXAMPLES = """\b
+Examples:
+  simxrd evaluate runs/cnn4 --on ool_disjoint
+  simxrd evaluate runs/cnn4-100 runs/cnn4-200 runs/cnn4-300 --on measured -o ensemble.json
+"""
+PREDICT_EXAMPLES = """\b
+Examples:
+  simxrd predict runs/cnn4 pattern.xy
+  simxrd predict runs/cnn4 pattern.csv --wavelength MoKa --top 10
+"""
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -66,7 +85,7 @@ def _option(*names: str, **attributes: Any) -> Any:
 @click.group(context_settings=CONTEXT, epilog=GROUP_EXAMPLES)
 @click.version_option(__version__, prog_name="simxrd")
 def cli() -> None:
-    """Powder X-ray diffraction: simulate patterns from crystal structures, one by one or in libraries."""
+    """Powder X-ray diffraction: simulate patterns of crystal structures, and train networks on them."""
 
 
 @cli.command(epilog=EXAMPLES, context_settings=CONTEXT)
@@ -154,6 +173,63 @@ def models(as_json: bool) -> None:
     from simxrd_jax.commands.models import show_models
 
     click.echo(show_models(as_json=as_json))
+
+
+@cli.command(epilog=TRAIN_EXAMPLES, context_settings=CONTEXT)
+@click.argument("config", metavar="CONFIG.py[:NAME]")
+@click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Change a field of the config.")
+@_option("-o", "--output", metavar="RUN", help="Folder of the run (default: runs/NAME-SEED).")
+@click.option("--list", "only_list", is_flag=True, help="Print every field with its value, and do nothing else.")
+def train(config: str, settings: tuple[str, ...], output: str | None, only_list: bool) -> None:
+    """Train a network on patterns simulated in the training step.
+
+    A run that was stopped goes on from its last checkpoint when the same command is given again. Its folder keeps the config,
+    metrics.jsonl, files for TensorBoard, checkpoints, and at the end results.json with confusion matrices.
+    """
+    from simxrd_jax.commands.train import result_text, show_config, train_config
+
+    if only_list:
+        click.echo(show_config(config, settings))
+        return
+    click.echo(result_text(train_config(config, settings, output, say=_say)["test"]))
+
+
+@cli.command(epilog=EVALUATE_EXAMPLES, context_settings=CONTEXT)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@_option("--on", metavar="SPLIT[:PART]|PATTERNS", help="A split of the library, or measured patterns.  [required]")
+@_option("--library", metavar="LIB.simxrd", help="Structures of the split (default: those of the run).")
+@_option("--wavelength", metavar="NAME|ANGSTROM", help="Of measured patterns whose file does not say it.")
+@_option("--limit", type=int, metavar="N", help="Structures of a split at most (default: all).")
+@_option("-o", "--output", metavar="OUT.json", help="Write all metrics.")
+def evaluate(runs: tuple[str, ...], on: str | None, **given: Any) -> None:
+    """Evaluate a trained network, or the average of several, on simulated or measured patterns.
+
+    SPLIT is in_library, ool_published, ool_random or ool_disjoint, PART train, validation or test (default). PATTERNS is the
+    name of a set (measured, which is bundled; rruff908, rruff90_xred, xred beside the repository) or a path.
+    """
+    from simxrd_jax.commands.train import evaluate_runs
+
+    if on is None:
+        raise click.UsageError("say with --on what to evaluate on, such as ool_disjoint or measured")
+    click.echo(evaluate_runs(runs, on, **{name: value for name, value in given.items() if value is not None}))
+
+
+@cli.command(epilog=PREDICT_EXAMPLES, context_settings=CONTEXT)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN... PATTERN.xy")
+@_option("--wavelength", metavar="NAME|ANGSTROM", help="At which it was measured (default: CuKa).")
+@_option("--top", "count", type=int, metavar="N", help="How many classes to name (default: 5).")
+def predict(runs: tuple[str, ...], **given: Any) -> None:
+    """Name the most probable space groups of a measured pattern.
+
+    The pattern is text of two columns, 2theta in degrees and intensity. It is brought to the network's wavelength and grid,
+    background and K-alpha2 left in. Several runs are averaged.
+    """
+    from simxrd_jax.commands.train import predict_pattern
+
+    *folders, pattern = runs
+    if not folders:
+        raise click.UsageError("name the folder of a run, then the pattern")
+    click.echo(predict_pattern(folders, pattern, **{name: value for name, value in given.items() if value is not None}))
 
 
 @cli.group(context_settings=CONTEXT)

@@ -1,4 +1,4 @@
-"""Host zone. Writers of patterns and peak tables: text is made in memory, written beside its target and then renamed.
+"""Host zone. Patterns and peak tables as text: it is made in memory, written beside its target and then renamed.
 
 A reader therefore never meets half a file, and a run that fails leaves what was there before.
 """
@@ -10,6 +10,7 @@ import dataclasses
 import math
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 
@@ -18,6 +19,7 @@ import numpy as np
 from simxrd_jax.errors import InputError
 
 PEAK_COLUMNS = ("h", "k", "l", "multiplicity", "d_spacing", "two_theta", "f_squared", "intensity")
+COMMENTS = "#!;/'\""
 MIN_DECIMALS, MAX_DECIMALS = 4, 9  # of 2theta; more than 4 only where the grid needs them
 
 
@@ -42,6 +44,46 @@ class PeakTable:
     two_theta: np.ndarray
     f_squared: np.ndarray
     intensity: np.ndarray
+
+
+def read_xy(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
+    """2theta and intensity, the first two columns of a text file.
+
+    Columns are parted by blanks, commas, semicolons or tabs. Lines before the numbers are a header; empty ones and those
+    that start with '#', '!', ';', '/' or a quote are comments anywhere.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      2theta [deg] and intensity as they stand in the file, float64; nothing is sorted or left out.
+
+    Raises:
+      InputError: the file cannot be read, holds no two columns of numbers, or has another line among them.
+    """
+    source = pathlib.Path(path)
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror}); check the path") from None
+    if b"\0" in data:
+        raise InputError(f"{source}: is a binary file; export the pattern as text of two columns, 2theta and intensity")
+    rows: list[tuple[float, float]] = []
+    for number, line in enumerate(data.decode("utf-8-sig", errors="replace").splitlines(), 1):
+        text = line.strip()
+        if not text or text[0] in COMMENTS:
+            continue
+        try:
+            x, y, *_ = (float(v) for v in re.split(r"\s*[,;]\s*|\s+", text)[:2])
+        except ValueError:
+            if rows:
+                raise InputError(f"{source}: line {number}, {text[:40]!r}, is not two numbers; correct or remove it") from None
+            continue
+        rows.append((x, y))
+    if not rows:
+        raise InputError(f"{source}: holds no two columns of numbers; give a text file of 2theta and intensity")
+    two_theta, intensity = np.array(rows).T
+    return two_theta, intensity
 
 
 def pattern_text(two_theta: np.ndarray, intensity: np.ndarray, header: Sequence[str] = (), step: float | None = None) -> str:

@@ -1,6 +1,6 @@
 """Host zone. The models by name: a card each, what makes them, how many parameters they have.
 
-`MODELS` is a dictionary; another module adds a model by putting a card into it. The published 21 come in two variants:
+The published 21 come in two variants:
 "as_published", with the faults of the published code, which the docstrings of the networks name, and "corrected", the same
 network without them. References and the column "Ensemble" are those of the benchmark's table (B. Cao et al., ICLR 2025).
 """
@@ -22,6 +22,7 @@ from simxrd_jax.models import convolutional
 from simxrd_jax.models.attention import MODEL_LENGTH, ITransformer, PatchTST, Transformer
 from simxrd_jax.models.classifier import Classifier
 from simxrd_jax.models.perceptron import Perceptron
+from simxrd_jax.models.powdernet import PowderNet
 from simxrd_jax.models.recurrent import RecurrentNetwork
 
 VARIANTS = ("as_published", "corrected")
@@ -91,6 +92,11 @@ def _cnn8(num_classes: int, *, rngs: nnx.Rngs) -> nnx.Module:
     return convolutional.CNN8(num_classes, hidden=CNN8_WIDTHS[task][0], rates=CNN8_RATES[task], rngs=rngs)
 
 
+def _powdernet(*, num_classes: Classes, variant: str, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
+    del variant  # there is one
+    return PowderNet(num_classes, dtype=dtype, rngs=rngs)
+
+
 def _recurrent(cell: str, directions: int) -> Make:
     def network(num_classes: int, *, rngs: nnx.Rngs) -> nnx.Module:
         return RecurrentNetwork(num_classes, cell=cell, directions=directions, rngs=rngs)
@@ -130,6 +136,7 @@ _CARDS = (
         _published(ITransformer, length=MODEL_LENGTH, has_variants=True),
     ),
     ModelCard("patchtst", "PatchTST", "attention", "Nie et al., 2023", _published(PatchTST, length=MODEL_LENGTH)),
+    ModelCard("powdernet", "PowderNet", "convolutional", "this project", _powdernet, variants=("corrected",)),
 )
 MODELS: dict[str, ModelCard] = {card.name: card for card in _CARDS}
 

@@ -1,0 +1,1 @@
+"""The published benchmark, same structures in training and test."""

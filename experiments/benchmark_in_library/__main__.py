@@ -1,0 +1,3 @@
+from experiments.benchmark_in_library.main import main
+
+main()

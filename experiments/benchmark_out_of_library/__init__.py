@@ -1,0 +1,1 @@
+"""The published benchmark, other structures in the test."""

@@ -1,0 +1,3 @@
+from experiments.benchmark_out_of_library.main import main
+
+main()

@@ -1,0 +1,187 @@
+"""Host zone. The work behind `simxrd train`, `simxrd evaluate` and `simxrd predict`."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from simxrd_jax.errors import InputError
+from simxrd_jax.io.xy import check_target, write_together
+from simxrd_jax.train.cache import use_compilation_cache
+from simxrd_jax.train.config import TrainConfig, fields_of, load_config, override
+
+RUNS = "runs"
+PERCENT = ("accuracy", "top_3_accuracy", "top_5_accuracy", "macro_f1", "macro_precision", "macro_recall")
+
+
+def parse_settings(given: Sequence[str]) -> dict[str, str]:
+    """FIELD=VALUE pairs.
+
+    Raises:
+      InputError: one without an equals sign, or a field given twice.
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set {text}: expected FIELD=VALUE, such as steps=2000")
+        if name in found:
+            raise InputError(f"--set: {name} is given twice; give it once")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def train_config(source: str, settings: Sequence[str], output: str | None, *, say: Callable[[str], None]) -> dict[str, Any]:
+    """Trains what a config file says, with fields changed, and reports the result.
+
+    Args:
+      source: FILE.py or FILE.py:NAME.
+      settings: FIELD=VALUE texts.
+      output: folder of the run; None is runs/NAME-SEED.
+      say: takes one sentence for the user.
+
+    Returns:
+      The content of the run's results.json.
+    """
+    from simxrd_jax.train.loop import train
+
+    name, config = load_config(source)
+    config = override(config, parse_settings(settings))
+    folder = pathlib.Path(output) if output else pathlib.Path(RUNS) / f"{name}-{config.seed}"
+    use_compilation_cache()
+    try:
+        return train(config, folder, say=say)
+    except KeyboardInterrupt:
+        say(f"interrupted; the same command goes on from the last checkpoint in {folder}")
+        raise
+
+
+def show_config(source: str, settings: Sequence[str]) -> str:
+    """Every field of a config with its value, one a line."""
+    config: TrainConfig = override(load_config(source)[1], parse_settings(settings))
+    return "\n".join(f"{name} = {_text(value)}" for name, value in fields_of(config).items())
+
+
+def _text(value: Any) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def evaluate_runs(
+    folders: Sequence[str],
+    on: str,
+    *,
+    library: str | None = None,
+    wavelength: float | None = None,
+    output: str | None = None,
+    limit: int = 0,
+) -> str:
+    """Metrics of trained networks, averaged in probability if there are several, as text.
+
+    Args:
+      folders: of runs with the same targets and classes.
+      on: a split, SPLIT:PART, or measured patterns by name or path.
+      library: of the simulated structures; None is that of the first run.
+      wavelength: of measured patterns whose file does not say it. [A]
+      output: JSON file of all metrics.
+      limit: structures of a split at most; 0 is all.
+
+    Raises:
+      InputError: runs that do not go together, an unknown split or set, a checkpoint of another model.
+    """
+    import dataclasses
+
+    from simxrd_jax.library.splits import SPLITS
+    from simxrd_jax.phases import as_radiation
+    from simxrd_jax.train.evaluation import evaluate_measured, evaluate_part
+    from simxrd_jax.train.run import open_library, set_up
+
+    if output is not None:
+        check_target(output)
+    use_compilation_cache()
+    config, content, members = _read_members(folders)
+    split, _, part = on.partition(":")
+    if split in SPLITS:
+        if library is not None:
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, library=library))
+        run = set_up(config, open_library(config.data.library))
+        made = evaluate_part(members, run, part or "test", split=split, limit=limit, progress=True)
+    else:
+        given = None if wavelength is None else as_radiation(wavelength).mean_wavelength
+        made = evaluate_measured(members, config, content, on, given)
+    if output is not None:
+        write_together({pathlib.Path(output): json.dumps(made, indent=1) + "\n"})
+    return result_text(made)
+
+
+def predict_pattern(folders: Sequence[str], pattern: str, *, wavelength: str = "CuKa", count: int = 5) -> str:
+    """The most probable classes of a measured pattern, as text.
+
+    Args:
+      folders: of runs, whose networks are averaged in probability.
+      pattern: text file of 2theta and intensity.
+      wavelength: at which it was measured, a name or a number of A.
+      count: classes named.
+
+    Raises:
+      InputError: as `evaluate_runs`, or a pattern that cannot be read or does not fit the networks' grid.
+    """
+    from simxrd_jax.io.measured import to_grid
+    from simxrd_jax.io.xy import read_xy
+    from simxrd_jax.phases import as_radiation
+    from simxrd_jax.train.evaluation import answer, grid_of, most_probable
+
+    if count < 1:
+        raise InputError(f"--top {count}: name at least one class")
+    config, content, members = _read_members(folders)
+    grid, grid_wavelength = grid_of(config.data.preset)
+    patterns, covered = to_grid(
+        *read_xy(pattern), as_radiation(wavelength).mean_wavelength, grid, grid_wavelength, names=(pattern,)
+    )
+    said = answer(members, patterns[None], config.targets)
+    lines = [f"{pattern}: {100 * covered:.0f} % of {grid[0]:g} to {grid[-1]:g} deg at {grid_wavelength:.4f} A"]
+    for target, names in content["classes"].items():
+        lines.append(f"  {target}")
+        lines += [
+            f"    {share:7.3f}  {_class_text(target, name)}" for name, share in most_probable(said[target][0], names, count)
+        ]
+    return "\n".join(lines)
+
+
+def _class_text(target: str, name: str) -> str:
+    """A class as a reader knows it: space groups with their crystal system."""
+    from simxrd_jax.io.measured import system_of
+
+    return f"{name} ({system_of(int(name))})" if target == "space_group" else name
+
+
+def _read_members(folders: Sequence[str]) -> tuple[TrainConfig, dict[str, Any], list[Any]]:
+    """Config and content of the first run, and the networks of all.
+
+    Raises:
+      InputError: runs that do not go together.
+    """
+    from simxrd_jax.train.run import read_network
+
+    found = [read_network(folder) for folder in folders]
+    config, content = found[0][:2]
+    for folder, (other, described, _, _) in zip(folders[1:], found[1:], strict=True):
+        if described["classes"] != content["classes"] or other.targets != config.targets:
+            raise InputError(f"{folder} has other targets or classes than {folders[0]}; average networks of the same ones")
+        if other.data.preset != config.data.preset:
+            raise InputError(f"{folder} and {folders[0]} were trained for different presets; leave one out")
+    return config, content, [(definition, network) for _, _, definition, network in found]
+
+
+def result_text(evaluation: Mapping[str, Any]) -> str:
+    """The main numbers of an evaluation, each with the majority baseline beside it."""
+    lines = [f"{evaluation['patterns']:,} patterns of {evaluation['name']}"]
+    for target, metrics in evaluation["targets"].items():
+        lines.append(f"  {target}")
+        baseline = metrics.get("majority", {})
+        for name, value in metrics.items():
+            if isinstance(value, int | float):
+                beside = f"   (majority class: {baseline[name]:.4f})" if name in baseline else ""
+                lines.append(f"    {name.replace('_', ' '):28s}{value:10.4f}{beside}")
+    return "\n".join(lines)

@@ -1,0 +1,170 @@
+"""Device zone. PowderNet: our own network, a small residual network over the pattern's root, with several heads.
+
+The root of the intensity lets weak reflections count beside strong ones. Blocks have the form of K. He et al. (2016) with the
+layer normalisation, GELU and learned scales of Z. Liu et al. (2022); their depthwise convolutions are left out, since a
+full one of width 5 took a tenth of the time on CPU. Heads read the mean and the maximum over the axis and a coarse map of it.
+
+Reference: K. He et al., ECCV 2016 (identity mappings); Z. Liu et al., CVPR 2022, 11976 (ConvNeXt).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from simxrd_jax.models.classifier import POINTS, check_points
+from simxrd_jax.models.layers import Array, Convolution, DropoutKey, LayerNorm, Linear, dropout, gelu
+
+# Grid of the patterns that the published and our networks take. [deg]
+TWO_THETA_START, TWO_THETA_STEP = 10.0, 0.02
+LAYER_SCALE = 1e-1  # first value of a block's learned scale; few blocks need no smaller one
+MAP_POSITIONS = 16  # of the coarse map that the heads read
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a PowderNet.
+
+    Attributes:
+      axis: "log_q" or "two_theta".
+      length: points that the pattern is integrated to; 0 keeps the pattern's own.
+      stem: width and stride of the first convolution.
+      widths: channels of each stage.
+      depths: blocks of each stage; between stages positions are merged by `merge`.
+      merge: positions merged between stages.
+      kernel: width of the convolutions, odd.
+      hidden: width of the layer before the heads.
+      rate: of dropout before the heads.
+    """
+
+    axis: str = "log_q"
+    length: int = 2048
+    stem: tuple[int, int] = (8, 4)
+    widths: tuple[int, ...] = (32, 64, 128)
+    depths: tuple[int, ...] = (1, 2, 2)
+    merge: int = 4
+    kernel: int = 5
+    hidden: int = 256
+    rate: float = 0.2
+
+
+class Block(nnx.Module):
+    """x + s f(x), f = convolution(gelu(norm(convolution(norm(x)))))."""
+
+    def __init__(self, channels: int, kernel: int, *, rngs: nnx.Rngs):
+        self.norms = nnx.List([LayerNorm(channels), LayerNorm(channels)])
+        self.convolutions = nnx.List(
+            [Convolution(channels, channels, kernel, padding=kernel // 2, rngs=rngs) for _ in range(2)]
+        )
+        self.scale = nnx.Param(jnp.full(channels, LAYER_SCALE, jnp.float32))
+
+    def __call__(self, x: Float[Array, "batch position channel"]) -> Float[Array, "batch position channel"]:
+        y = self.convolutions[0](self.norms[0](x))
+        y = self.convolutions[1](jax.nn.gelu(self.norms[1](y)))
+        return x + y * self.scale[...].astype(x.dtype)
+
+
+class PowderNet(nnx.Module):
+    """Patterns to one output, or to one for each of several targets.
+
+    Args:
+      outputs: width of the only head, or target -> width.
+      shape: sizes.
+      dtype: of the arithmetic; None is that of the parameters.
+    """
+
+    def __init__(self, outputs: int | Mapping[str, int], *, shape: Shape = Shape(), dtype: Any = None, rngs: nnx.Rngs):
+        width, stride = shape.stem
+        self.dtype = dtype
+        self.shape = shape
+        self.stem = Convolution(1, shape.widths[0], width, stride=stride, padding=(width - stride) // 2, rngs=rngs)
+        self.stem_norm = LayerNorm(shape.widths[0])
+        stages, merges = [], []
+        for i, (channels, depth) in enumerate(zip(shape.widths, shape.depths, strict=True)):
+            if i:
+                before = shape.widths[i - 1]
+                merges.append(nnx.List([LayerNorm(before), Linear(shape.merge * before, channels, rngs=rngs)]))
+            stages.append(nnx.List([Block(channels, shape.kernel, rngs=rngs) for _ in range(depth)]))
+        self.stages, self.merges = nnx.List(stages), nnx.List(merges)
+        last = shape.widths[-1]
+        self.norm = LayerNorm(last)
+        self.fc = Linear((MAP_POSITIONS + 2) * last, shape.hidden, rngs=rngs)
+        widths = {"": outputs} if isinstance(outputs, int) else dict(outputs)
+        self.heads = nnx.Dict({name or "only": Linear(shape.hidden, n, rngs=rngs) for name, n in widths.items()})
+        self.has_one_head = isinstance(outputs, int)
+
+    def __call__(self, x: Float[Array, "batch point"], *, dropout: DropoutKey = None) -> Any:
+        """Outputs of the head, or target -> outputs, float32.
+
+        Args:
+          x: intensities, 0 to 100 [batch, 3501].
+          dropout: key of a training call; None evaluates.
+
+        Raises:
+          InputError: another number of points.
+        """
+        check_points(x)
+        features = self.features(x, dropout)
+        made = {name: jnp.asarray(head(features), jnp.float32) for name, head in self.heads.items()}
+        return made["only"] if self.has_one_head else made
+
+    def features(self, x: Float[Array, "batch point"], key: DropoutKey = None) -> Float[Array, "batch feature"]:
+        """What the heads read."""
+        y = to_axis(jnp.sqrt(jnp.maximum(jnp.asarray(x), 0.0) / 100.0), self.shape)
+        y = y[..., None].astype(self.dtype or y.dtype)
+        y = self.stem_norm(self.stem(y))
+        for i, stage in enumerate(self.stages):
+            if i:
+                norm, linear = self.merges[i - 1]
+                y = linear(merged(norm(y), self.shape.merge))
+            for block in stage:
+                y = block(y)
+        y = self.norm(y)
+        coarse = coarse_map(y, MAP_POSITIONS)
+        y = jnp.concatenate([jnp.mean(y, axis=1), jnp.max(y, axis=1), coarse.reshape(y.shape[0], -1)], axis=-1)
+        return dropout(gelu(self.fc(y)), self.shape.rate, key, 0)
+
+
+def to_axis(x: Float[Array, "batch point"], shape: Shape) -> Float[Array, "batch length"]:
+    """Patterns integrated over equal steps of log q (or of 2theta)."""
+    if not shape.length:
+        return x
+    left, weight = _edges(shape.axis, shape.length)
+    total = jnp.pad(jnp.cumsum(x, axis=-1), ((0, 0), (1, 0)))
+    at = total[:, left] * (1 - weight) + total[:, left + 1] * weight
+    scale = shape.length / POINTS
+    return scale * (at[:, 1:] - at[:, :-1])
+
+
+def _edges(axis: str, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the steps' edges lie among the points: the point to their left, and how far to the next."""
+    half = 0.5 * TWO_THETA_STEP
+    start, stop = TWO_THETA_START - half, TWO_THETA_START + (POINTS - 1) * TWO_THETA_STEP + half
+    if axis == "log_q":
+        ends = np.log(np.sin(np.radians([start / 2, stop / 2])))
+        edges = 2 * np.degrees(np.arcsin(np.minimum(np.exp(np.linspace(ends[0], ends[1], length + 1)), 1.0)))
+    else:
+        edges = np.linspace(start, stop, length + 1)
+    place = np.clip((edges - start) / TWO_THETA_STEP, 0, POINTS)
+    left = np.minimum(place.astype(np.int32), POINTS - 1)
+    return left, (place - left).astype(np.float32)
+
+
+def merged(x: Float[Array, "batch position channel"], count: int) -> Float[Array, "batch out merged"]:
+    """Neighbouring positions as channels of one; the last group is filled up with zeros."""
+    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % count), (0, 0)))
+    return x.reshape(x.shape[0], x.shape[1] // count, count * x.shape[2])
+
+
+def coarse_map(x: Float[Array, "batch position channel"], positions: int) -> Float[Array, "batch map channel"]:
+    """Means over equal groups of positions."""
+    group = -(-x.shape[1] // positions)
+    x = jnp.pad(x, ((0, 0), (0, group * positions - x.shape[1]), (0, 0)))
+    return jnp.mean(x.reshape(x.shape[0], positions, group, x.shape[2]), axis=2)

@@ -1,0 +1,205 @@
+"""Host zone. The published benchmark's protocol: which runs it is made of, and the table of their results.
+
+Every model is trained in both variants for both tasks with the published optimiser (Adam, rate 2.5e-4, no schedule, batch 128
+where the size is full) and judged by the checkpoint of lowest validation loss. Networks without a fault are the same in both
+variants and are trained once. Unlike in the published runs, no pattern is seen twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from simxrd_jax.errors import InputError
+from simxrd_jax.models.registry import MODELS
+from simxrd_jax.train.cache import use_compilation_cache
+from simxrd_jax.train.config import Data, Optimizer, TrainConfig
+from simxrd_jax.train.suite import markdown, mean_and_spread, read_results, run_all, write_table
+
+TASKS = ("crystal_system", "space_group")
+# Networks whose published code has no fault that the corrected variant mends.
+SAME_IN_BOTH = ("cnn9", "cnn10", "cnn11", "rnn", "lstm", "gru", "birnn", "bilstm", "bigru", "patchtst")
+OWN = "powdernet"
+Published = Callable[[str, str], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained.
+
+    Attributes:
+      steps: of each run; the number that sizes a benchmark.
+      batch: patterns a step.
+      library: of the structures.
+      models: names.
+      seeds: runs of each cell.
+      validations: in a run.
+      validation_patterns: in each.
+    """
+
+    steps: int
+    batch: int
+    library: str
+    models: tuple[str, ...]
+    seeds: tuple[int, ...] = (100,)
+    validations: int = 5
+    validation_patterns: int = 2048
+
+
+# Networks whose step costs under 0.5 s on 2 CPU cores at a batch of 32.
+CPU_MODELS = (
+    "cnn1", "cnn2", "cnn3", "cnn4", "cnn5", "cnn8", "cnn9", "cnn10", "cnn11", "mlp", "itransformer", "patchtst", "powdernet",
+)  # fmt: skip
+SHIPPED, FULL = "datasets/mp_library.simxrd", "full.simxrd"
+SIZES = {
+    "smoke": Size(3, batch=8, library=SHIPPED, models=tuple(MODELS), validations=1, validation_patterns=8),
+    "cpu": Size(500, batch=32, library=SHIPPED, models=CPU_MODELS, validation_patterns=256),
+    "full": Size(
+        steps=100_000, batch=128, library=FULL, models=tuple(MODELS), seeds=(100, 200, 300, 400, 500), validations=20
+    ),
+}
+
+
+def benchmark_configs(split: str, preset: str, size: Size) -> dict[str, TrainConfig]:
+    """Name -> config of every run of a benchmark."""
+    configs = {}
+    for model in size.models:
+        for variant in variants_of(model):
+            for task in TASKS:
+                for seed in size.seeds:
+                    config = TrainConfig(
+                        model=model,
+                        variant=variant,
+                        targets=(task,),
+                        batch=size.batch,
+                        steps=size.steps,
+                        seed=seed,
+                        validate_every=max(size.steps // size.validations, 1),
+                        validation_patterns=size.validation_patterns,
+                        checkpoint_every=max(size.steps // size.validations, 1),
+                        log_every=max(size.steps // 50, 1),
+                        data=Data(library=size.library, split=split, preset=preset),
+                    )
+                    configs[run_name(model, variant, task, seed)] = own_recipe(config) if model == OWN else config
+    return configs
+
+
+def own_recipe(config: TrainConfig) -> TrainConfig:
+    """The same budget with the optimiser our own network is meant for."""
+    optimizer = Optimizer(
+        name="adamw",
+        learning_rate=2e-3,
+        schedule="cosine",
+        warmup_steps=config.steps // 20,
+        weight_decay=0.05,
+        clip_norm=1.0,
+    )
+    return dataclasses.replace(config, optimizer=optimizer)
+
+
+def variants_of(model: str) -> tuple[str, ...]:
+    """Variants that are networks of their own."""
+    variants = MODELS[model].variants
+    return ("corrected",) if model in SAME_IN_BOTH else variants
+
+
+def run_name(model: str, variant: str, task: str, seed: int) -> str:
+    """Name of a run, and of its folder."""
+    return f"{model}-{variant}-{task}-{seed}"
+
+
+def select(names: Sequence[str], size: Size) -> Size:
+    """A size with only some of its models.
+
+    Raises:
+      InputError: one that the size does not have.
+    """
+    for name in names:
+        if name not in size.models:
+            raise InputError(f"--models: {name!r} is not in this size; choose from {', '.join(size.models)}")
+    return dataclasses.replace(size, models=tuple(names)) if names else size
+
+
+def benchmark_table(results: Mapping[str, Any], split: str, size: Size, published: Published) -> str:
+    """The table of a task after the other: ours in both variants, with the published numbers beside."""
+    parts = []
+    for task in TASKS:
+        head = ["model", "published acc.", "F1", "as published acc.", "F1", "corrected acc.", "F1"]
+        if task == "space_group":
+            head.append("corrected, extinction group acc.")
+        rows: list[list[str]] = [head]
+        baseline: Mapping[str, float] | None = None
+        for model in MODELS:
+            found = {v: _of_cell(results, model, v, task, size.seeds) for v in ("as_published", "corrected")}
+            if model in SAME_IN_BOTH:
+                found["as_published"] = found["corrected"]
+            row = [MODELS[model].title]
+            row += ["", ""] if model == OWN else [f"{published(model, task)[m]:.3f}" for m in ("accuracy", "macro_f1")]
+            for variant in ("as_published", "corrected"):
+                if model == OWN and variant == "as_published":
+                    row += ["", ""]
+                    continue
+                cell = found[variant]
+                row += [_mean(cell, "accuracy"), _mean(cell, "macro_f1")]
+            if task == "space_group":
+                row.append(_mean(found["corrected"], "extinction_group_accuracy"))
+            rows.append(row)
+            for cell in found.values():
+                baseline = cell[0]["majority"] if cell else baseline
+        if baseline is not None:
+            line = ["majority class", "", "", "", "", f"{baseline['accuracy']:.3f}", f"{baseline['macro_f1']:.3f}"]
+            rows.append(line + [""] * (len(head) - len(line)))
+        parts.append(f"**{task.replace('_', ' ').capitalize()}**, {split}\n\n{markdown(rows)}")
+    return "\n\n".join(parts)
+
+
+def _of_cell(results: Mapping[str, Any], model: str, variant: str, task: str, seeds: Sequence[int]) -> list[Any]:
+    names = [run_name(model, variant, task, seed) for seed in seeds]
+    return [results[name]["test"]["targets"][task] for name in names if name in results]
+
+
+def _mean(cell: Sequence[Mapping[str, Any]], metric: str) -> str:
+    return mean_and_spread([metrics[metric] for metrics in cell]) if cell else "not run"
+
+
+def main(split: str, preset: str, folder: pathlib.Path, published: Published, arguments: Sequence[str] | None = None) -> None:
+    """The command of a benchmark: trains what is missing, and writes its table into its README.
+
+    Args:
+      split: of the library.
+      preset: of the patterns.
+      folder: of the experiment.
+      published: (model, task) -> published metrics.
+      arguments: of the command line.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m experiments.{folder.name}")
+    parser.add_argument("--size", choices=SIZES, default="smoke", help="how much is trained (default %(default)s)")
+    parser.add_argument("--steps", type=int, help="of each run, in place of the size's")
+    parser.add_argument("--models", nargs="+", default=(), metavar="NAME", help="only these")
+    parser.add_argument("--library", help="structures, in place of the size's library")
+    parser.add_argument("--runs", type=pathlib.Path, help="folder of the runs (default: runs/EXPERIMENT-SIZE)")
+    parser.add_argument("--table", action="store_true", help="only write the table of the runs that are there")
+    given = parser.parse_args(arguments)
+    size = SIZES[given.size]
+    size = dataclasses.replace(size, steps=given.steps or size.steps, library=given.library or size.library)
+    runs = given.runs or pathlib.Path("runs") / f"{folder.name}-{given.size}"
+    results = folder / f"results_{given.size}.json"
+    say = lambda sentence: print(sentence, file=sys.stderr)  # noqa: E731
+    try:
+        failed: list[str] = []
+        if not given.table:
+            use_compilation_cache()
+            failed = run_all(benchmark_configs(split, preset, select(given.models, size)), runs, results, say=say)
+        table = benchmark_table(read_results(results), split, size, published)
+        print(table)
+        if given.size != "smoke":
+            write_table(folder / "README.md", table)
+    except InputError as error:
+        say(str(error))
+        sys.exit(1)
+    sys.exit(1 if failed else 0)

@@ -1,0 +1,156 @@
+"""Host zone. Checkpoints of a run, by Orbax: complete or not there at all, however the process ends.
+
+A checkpoint holds the network (which evaluation reads), the optimiser's state, and the run's progress. The newest ones and
+the one of the lowest validation loss are kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pathlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from simxrd_jax.errors import InputError
+from simxrd_jax.train.state import Network, TrainState
+
+FOLDER = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run remembers of its validations.
+
+    Attributes:
+      best_loss: lowest validation loss, or None before the first.
+      best_step: where it was.
+      reference_loss: the loss that the next improvement is measured from.
+      worse: validations since an improvement that counts.
+    """
+
+    best_loss: float | None = None
+    best_step: int = 0
+    reference_loss: float | None = None
+    worse: int = 0
+
+
+class Checkpoints:
+    """The checkpoints of a run's folder."""
+
+    def __init__(self, folder: pathlib.Path, keep: int = 1):
+        # Orbax says much about its choices; what a user must know is said here.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        kept = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(max(keep, 1)),
+                policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=kept, enable_async_checkpointing=False, cleanup_tmp_directories=True, create=True
+        )
+        self.folder = folder / FOLDER
+        self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState, progress: Progress, validation_loss: float | None) -> None:
+        """Writes a checkpoint; one of the same step is left as it is.
+
+        Raises:
+          InputError: the disk is full or the folder cannot be written.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        items = {
+            "network": ocp.args.StandardSave(_as_saved(state.network)),
+            "moments": ocp.args.StandardSave(jax.tree.leaves(state.moments)),
+            "progress": ocp.args.JsonSave(asdict(progress)),
+        }
+        metrics = None if validation_loss is None else {"loss": validation_loss, "step": step}
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and "space" not in str(error):
+                raise
+            raise InputError(
+                f"{self.folder}: the checkpoint of step {step} cannot be written ({error}); earlier ones are whole: free the "
+                "disk and start the run again"
+            ) from error
+
+    def restore(self, like: TrainState, step: int) -> tuple[TrainState, Progress]:
+        """The state at a step, with the shapes and placement of another.
+
+        Raises:
+          InputError: the checkpoint is of another network or damaged.
+        """
+        leaves, shape = jax.tree.flatten(like.moments)
+        items = {
+            "network": ocp.args.StandardRestore(_as_saved(like.network)),
+            "moments": ocp.args.StandardRestore(leaves),
+            "progress": ocp.args.JsonRestore(),
+        }
+        with self._reading(step):
+            found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        network = _from_saved(found["network"], like.network)
+        moments = jax.tree.unflatten(shape, found["moments"])
+        number = jax.device_put(np.asarray(step, dtype=like.step.dtype), like.step.sharding)
+        return TrainState(number, network, moments), Progress(**found["progress"])
+
+    def network(self, like: Network, step: int) -> Network:
+        """The network alone.
+
+        Raises:
+          InputError: as `restore`.
+        """
+        with self._reading(step):
+            items = ocp.args.Composite(network=ocp.args.StandardRestore(_as_saved(like)))
+            return _from_saved(self._manager.restore(step, args=items)["network"], like)
+
+    def progress(self, step: int) -> Progress:
+        """What the run remembered at a step."""
+        with self._reading(step):
+            return Progress(
+                **self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
+            )
+
+    def close(self) -> None:
+        """Ends Orbax's threads."""
+        self._manager.close()
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            first = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+            raise InputError(
+                f"{self.folder / str(step)}: the checkpoint does not fit the network of the config, or is damaged ({first}); "
+                "give the folder of a run of this model"
+            ) from error
+
+
+def _rank(metrics: Any) -> Any:
+    """Orbax keeps the greatest: the lowest loss, and of equal ones the earliest, which is the one a run remembers."""
+    return -float(metrics["loss"]), -int(metrics["step"])
+
+
+def _as_saved(network: Network) -> dict[str, Any]:
+    """Trees that are empty are left out: Orbax does not keep them."""
+    trees = {"parameters": network.parameters, "statistics": network.statistics, "average": network.average}
+    return {name: tree for name, tree in trees.items() if jax.tree.leaves(tree)}
+
+
+def _from_saved(found: dict[str, Any], like: Network) -> Network:
+    return Network(found["parameters"], found.get("statistics", like.statistics), found.get("average", like.average))

@@ -1,0 +1,253 @@
+"""Host zone. What a training run is: one frozen dataclass, made in an experiment's config file, changed on the command line.
+
+    CONFIG = TrainConfig(model="cnn11", targets=("space_group",), data=Data(split="ool_disjoint"))
+
+A config file may name several of them in a dictionary `CONFIGS`. `simxrd train FILE[:NAME] --set data.preset=synchrotron`
+changes a field by its dotted name. A run's folder keeps its config as JSON, from which `from_dict` makes it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import runpy
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from simxrd_jax.errors import InputError
+from simxrd_jax.train.losses import Loss
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the patterns come from.
+
+    Attributes:
+      library: structure library.
+      split: name of one of its splits.
+      preset: conditions.
+      mode: "cached" or "atoms", see `make_stream`.
+      sampling: "uniform", "balanced" or "square_root", by the classes of the first target.
+      copies: 0 draws fresh conditions for every sample; n trains on n fixed patterns of each structure, as stored data
+        sets do.
+      impurities: further phases a sample may have.
+      impurity_probability: of each of them.
+      impurity_fraction: greatest mass fraction of each.
+    """
+
+    library: str = "datasets/mp_library.simxrd"
+    split: str = "ool_disjoint"
+    preset: str = "laboratory"
+    mode: str = "cached"
+    sampling: str = "uniform"
+    copies: int = 0
+    impurities: int = 0
+    impurity_probability: float = 0.5
+    impurity_fraction: float = 0.2
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How the parameters are moved.
+
+    Attributes:
+      name: "adam", or "adamw" with decoupled weight decay.
+      learning_rate: the highest of the schedule.
+      schedule: "constant", or "cosine" to 0 at the last step.
+      warmup_steps: over which the rate rises from 0.
+      weight_decay: of "adamw"; matrices and kernels only.
+      clip_norm: greatest norm of a gradient; 0 leaves gradients as they are.
+      average_decay: of the exponential moving average of the parameters that evaluation uses; 0 is none.
+    """
+
+    name: str = "adam"
+    learning_rate: float = 2.5e-4
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    average_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run. The defaults of optimiser and batch are those of the published benchmark.
+
+    Attributes:
+      model: name, see `simxrd models`.
+      variant: "corrected" or "as_published".
+      targets: what the network names: crystal_system, space_group, extinction_group; a network of several heads may have
+        several of them and "lattice".
+      batch: patterns a step, over all devices.
+      steps: of the run.
+      seed: of parameters, patterns and dropout.
+      precision: "float32", or "bfloat16" for the network's arithmetic; parameters stay float32.
+      validate_every: steps between validations.
+      validation_patterns: at most, one a structure; 0 is all structures of the part.
+      patience: validations without improvement of the validation loss after which the run ends; 0 is never.
+      minimum_improvement: of the validation loss, that counts as one.
+      checkpoint_every: steps between checkpoints; there is one at each validation too.
+      keep: checkpoints kept besides the best.
+      log_every: steps between lines of metrics.jsonl.
+      data, optimizer, loss: see there.
+    """
+
+    model: str = "cnn11"
+    variant: str = "corrected"
+    targets: tuple[str, ...] = ("space_group",)
+    batch: int = 128
+    steps: int = 10_000
+    seed: int = 100
+    precision: str = "float32"
+    validate_every: int = 1000
+    validation_patterns: int = 2048
+    patience: int = 0
+    minimum_improvement: float = 1e-4
+    checkpoint_every: int = 1000
+    keep: int = 1
+    log_every: int = 50
+    data: Data = field(default_factory=Data)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    loss: Loss = field(default_factory=Loss)
+
+
+def load_config(source: str) -> tuple[str, TrainConfig]:
+    """The config of a file, with the name it stands under.
+
+    Args:
+      source: `FILE.py`, whose `CONFIG` is taken, or `FILE.py:NAME` for one of its `CONFIGS`.
+
+    Raises:
+      InputError: no such file, an error in it, or no config under that name.
+    """
+    path, _, name = source.partition(":") if not os.path.exists(source) else (source, "", "")
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: there is no such config file; give the path of a config.py")
+    try:
+        content = runpy.run_path(path)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: cannot be run ({type(error).__name__}: {error}); correct it") from error
+    several = content.get("CONFIGS", {})
+    if not isinstance(several, Mapping):
+        raise InputError(f"{path}: CONFIGS is no dictionary of TrainConfig; make it one")
+    config = several.get(name) if name else content.get("CONFIG")
+    if not isinstance(config, TrainConfig):
+        if not name and several:
+            raise InputError(f"{path}: holds several configs; add one of :{', :'.join(several)}")
+        wanted = f"config {name!r}{_nearest(name, list(several))}" if name else "CONFIG of type TrainConfig; define one"
+        raise InputError(f"{path}: has no {wanted}")
+    return name or os.path.basename(os.path.dirname(os.path.abspath(path))), config
+
+
+def override(config: TrainConfig, settings: Mapping[str, str]) -> TrainConfig:
+    """A config with fields changed.
+
+    Args:
+      config: to start from.
+      settings: dotted name -> value as text; a tuple's items are separated by commas.
+
+    Raises:
+      InputError: an unknown field (the nearest is named) or a value of the wrong type.
+    """
+    for name, text in settings.items():
+        config = _replaced(config, name.split("."), text, name)
+    return config
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """What JSON keeps of a config."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: Mapping[str, Any], source: str) -> TrainConfig:
+    """The config that `to_dict` was given.
+
+    Raises:
+      InputError: an unknown field, or a value of the wrong type; `source` is named. A field that is missing takes its default.
+    """
+    return _from_dict(TrainConfig, values, source)
+
+
+def fields_of(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> value of every field."""
+    found: dict[str, Any] = {}
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        if dataclasses.is_dataclass(value):
+            found |= fields_of(value, f"{prefix}{each.name}.")
+        else:
+            found[prefix + each.name] = value
+    return found
+
+
+def differences(a: TrainConfig, b: TrainConfig) -> list[str]:
+    """Dotted names of the fields in which two configs differ."""
+    first, second = fields_of(a), fields_of(b)
+    return [name for name in first if first[name] != second[name]]
+
+
+def _replaced(config: Any, path: list[str], text: str, whole: str) -> Any:
+    hints = typing.get_type_hints(type(config))
+    if path[0] not in hints:
+        names = list(fields_of(config))
+        raise InputError(f"--set: there is no field {whole!r} in the config{_nearest('.'.join(path), names)}")
+    value = getattr(config, path[0])
+    if dataclasses.is_dataclass(value):
+        if len(path) == 1:
+            names = ", ".join(f"{whole}.{each.name}" for each in dataclasses.fields(value))
+            raise InputError(f"--set: {whole} is a group of fields; set one of {names}")
+        return dataclasses.replace(config, **{path[0]: _replaced(value, path[1:], text, whole)})
+    if len(path) > 1:
+        raise InputError(f"--set: there is no field {whole!r} in the config; {'.'.join(path[:1])} has no fields of its own")
+    return dataclasses.replace(config, **{path[0]: _parsed(hints[path[0]], text, whole)})
+
+
+def _parsed(kind: Any, text: str, name: str) -> Any:
+    if typing.get_origin(kind) is tuple:
+        return tuple(_parsed(typing.get_args(kind)[0], part.strip(), name) for part in text.split(",") if part.strip())
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"--set {name}={text}: expected true or false")
+        return text.lower() == "true"
+    try:
+        return int(text.replace("_", "")) if kind is int else kind(text)
+    except ValueError:
+        raise InputError(f"--set {name}={text}: expected {'a whole number' if kind is int else 'a number'}") from None
+
+
+def _from_dict(kind: Any, values: Mapping[str, Any], source: str, prefix: str = "") -> Any:
+    hints = typing.get_type_hints(kind)
+    if not isinstance(values, Mapping):
+        raise InputError(f"{source}: {prefix[:-1]} is no group of fields; correct the config")
+    for name in values:
+        if name not in hints:
+            raise InputError(f"{source}: there is no field {prefix + name!r} in the config{_nearest(name, list(hints))}")
+    made = {}
+    for name, hint in hints.items():
+        if name not in values:
+            continue  # younger than the file: the run had what is now the default
+        value = values[name]
+        if dataclasses.is_dataclass(hint):
+            made[name] = _from_dict(hint, value, source, f"{prefix}{name}.")
+        elif typing.get_origin(hint) is tuple:
+            made[name] = tuple(value)
+        else:
+            number = isinstance(value, int) and hint is float and not isinstance(value, bool)
+            if not number and not (isinstance(value, hint) and (hint is bool or not isinstance(value, bool))):
+                raise InputError(f"{source}: {prefix}{name} = {value!r} is no {hint.__name__}; correct it")
+            made[name] = float(value) if number else value
+    return kind(**made)
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if not close:
+        tails = {n.rpartition(".")[2]: n for n in names}
+        close = [tails[t] for t in difflib.get_close_matches(name.rpartition(".")[2], tails, n=1, cutoff=0.5)]
+    return f"; did you mean {close[0]}?" if close else f"; choose from {', '.join(names)}"

@@ -1,0 +1,211 @@
+"""Host zone. A training run from its config to its results, resumed where it was left.
+
+A run's folder:
+    config.json           the config, with what made it (versions, commit, device, library)
+    metrics.jsonl         a line each `log_every` steps and each validation
+    tensorboard/          the same
+    checkpoints/          the newest and the best
+    results.json          metrics of the best checkpoint on the test part
+    confusion_TARGET.png
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from simxrd_jax.errors import InputError
+from simxrd_jax.io.xy import write_together
+from simxrd_jax.library.store import Library
+from simxrd_jax.train.checkpoints import Checkpoints, Progress
+from simxrd_jax.train.config import TrainConfig, differences, from_dict, to_dict
+from simxrd_jax.train.evaluation import evaluate_part, report
+from simxrd_jax.train.logs import Log, read_lines, surroundings
+from simxrd_jax.train.run import CONFIG, RESULTS, Run, open_library, set_up
+from simxrd_jax.train.state import Totals, TrainState, abstract, make_step, no_totals, replicated
+
+DISPLAY_EVERY = 10  # steps between updates of the progress bar
+
+
+def train(
+    config: TrainConfig,
+    folder: str | pathlib.Path,
+    *,
+    say: Callable[[str], None] = lambda sentence: None,
+    stop_after: int | None = None,
+) -> dict[str, Any]:
+    """Trains a network, or goes on with a run that was stopped, and evaluates it on the test part of its split.
+
+    On CPU a run that was killed and started again ends with the same parameters, bit for bit, as one that was not; on an
+    NVIDIA GPU with XLA_FLAGS=--xla_gpu_deterministic_ops=true.
+
+    Args:
+      config: of the run.
+      folder: of the run; made if it is not there.
+      say: takes one sentence for the user.
+      stop_after: step after which to stop with a checkpoint, as a kill would; None runs to the end.
+
+    Returns:
+      The content of results.json, empty if the run stopped before its end.
+
+    Raises:
+      InputError: a bad config, a folder of another run, a loss that is no number, a full disk.
+    """
+    folder = pathlib.Path(folder)
+    library = open_library(config.data.library)
+    run = set_up(config, library)
+    claim(folder, config, library, run)
+    results = folder / RESULTS
+    if results.exists():
+        say(f"{folder}: the run is complete")
+        return json.loads(results.read_text())
+    checkpoints = Checkpoints(folder, config.keep)
+    state, progress = run.state, Progress()
+    like = abstract(state)  # the first step is given the arrays away
+    if checkpoints.steps():
+        state, progress = checkpoints.restore(like, checkpoints.steps()[-1])
+        say(f"{folder}: goes on from step {int(state.step):,} of {config.steps:,}")
+    log = Log(folder, int(state.step))
+    try:
+        finished = _steps(run, state, progress, checkpoints, log, stop_after)
+        if not finished:
+            return {}
+        best = checkpoints.progress(checkpoints.steps()[-1]).best_step or checkpoints.steps()[-1]
+        network = checkpoints.network(like.network, best)
+    finally:
+        log.close()
+        checkpoints.close()
+    made = {
+        "config": to_dict(config),
+        "best_step": best,
+        "seconds": round(sum(line["seconds"] for line in read_lines(folder, "train")), 1),
+        "patterns": config.batch * max(line["step"] for line in read_lines(folder, "train")),
+        "surroundings": surroundings(),
+        "test": evaluate_part([(run.definition, network)], run, "test"),
+    }
+    report(made["test"], run.classes, folder)
+    write_together({results: json.dumps(made, indent=1) + "\n"})
+    return made
+
+
+def claim(folder: pathlib.Path, config: TrainConfig, library: Library, run: Run) -> None:
+    """Makes the folder, or checks that it is of a run of this config over this library.
+
+    Raises:
+      InputError: it is of another run, or cannot be written.
+    """
+    path = folder / CONFIG
+    if path.exists():
+        known = json.loads(path.read_text())
+        differ = differences(from_dict(known["config"], str(path)), config)
+        if differ:
+            raise InputError(f"{folder} holds a run with another {', '.join(differ)}; give another folder or delete it")
+        if known["library"] != library.meta.fingerprint:
+            raise InputError(f"{folder} holds a run over another library than {config.data.library}; give another folder")
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty and holds no run; give another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); give another folder") from error
+    content = {
+        "config": to_dict(config),
+        "library": library.meta.fingerprint,
+        "classes": {target: list(names) for target, names in run.classes.items()},
+        "train_counts": {target: counts.tolist() for target, counts in run.train_counts.items()},
+        "parameters": run.parameter_count,
+        **surroundings(),
+    }
+    write_together({path: json.dumps(content, indent=1) + "\n"})
+
+
+def _steps(
+    run: Run, state: TrainState, progress: Progress, checkpoints: Checkpoints, log: Log, stop_after: int | None
+) -> bool:
+    """Runs to the last step, or to `stop_after`; says whether it is the end of the run."""
+    config = run.config
+    step_function = make_step(run.definition, run.optimizer, run.losses, config, run.mesh)
+    stream = replicated(run.stream, run.mesh)
+    totals = replicated(no_totals(), run.mesh)
+    begin = int(state.step)
+    start = time.perf_counter()
+    bar = tqdm(total=config.steps, initial=begin, unit="step", desc=f"{config.model} {config.variant}", disable=None)
+    with bar:
+        for done in range(begin + 1, config.steps + 1):
+            if _has_ended(config, progress):
+                break
+            state, totals = step_function(state, totals, stream)
+            if done % config.log_every == 0 or done == config.steps:
+                sums = jax.device_get(totals)
+                values = _line(run, sums, time.perf_counter() - start, done)
+                log.write("train", done, values)
+                bar.set_postfix_str(f"loss {values['loss']:.4f}, {values['patterns_per_second']:,.0f} patterns/s")
+                totals, start = replicated(no_totals(), run.mesh), time.perf_counter()
+            if done % DISPLAY_EVERY == 0 or done == config.steps:
+                bar.update(done - bar.n)
+            validated = None
+            if done % config.validate_every == 0 or done == config.steps:
+                validated = _validation(run, state)
+                log.write("validation", done, validated)
+                progress = _after(progress, validated["loss"], done, config.minimum_improvement)
+            stop = done == stop_after or _has_ended(config, progress)
+            if validated is not None or done % config.checkpoint_every == 0 or stop:
+                checkpoints.save(state, progress, None if validated is None else validated["loss"])
+            if validated is not None:
+                start = time.perf_counter()  # a line's rate is that of its steps
+            if done == stop_after:
+                return done == config.steps
+    return True
+
+
+def _line(run: Run, sums: Totals, seconds: float, step: int) -> dict[str, float]:
+    loss = float(sums.loss) / max(int(sums.steps), 1)
+    if not math.isfinite(loss):
+        raise InputError(
+            f"the loss at step {step} is not finite; lower optimizer.learning_rate or set optimizer.clip_norm, and start the "
+            "run in a new folder"
+        )
+    return {
+        "loss": loss,
+        "accuracy": int(sums.hits) / max(int(sums.samples), 1),
+        "learning_rate": float(jnp.asarray(run.schedule(step))),
+        "seconds": round(seconds, 3),
+        "patterns_per_second": round(int(sums.samples) / seconds, 1),
+    }
+
+
+def _validation(run: Run, state: TrainState) -> dict[str, float]:
+    """Loss and main metrics on the validation part."""
+    limit = run.config.validation_patterns
+    made = evaluate_part([(run.definition, jax.device_get(state.network))], run, "validation", limit=limit)
+    values = {"loss": made["loss"]}
+    for target, metrics in made["targets"].items():
+        for name in ("accuracy", "macro_f1", "median_length_error"):
+            if name in metrics:
+                values[f"{target}_{name}"] = metrics[name]
+    return values
+
+
+def _after(progress: Progress, loss: float, step: int, minimum: float) -> Progress:
+    """The progress after a validation."""
+    counts = progress.reference_loss is None or loss < progress.reference_loss - minimum
+    is_best = progress.best_loss is None or loss < progress.best_loss
+    return Progress(
+        best_loss=loss if is_best else progress.best_loss,
+        best_step=step if is_best else progress.best_step,
+        reference_loss=loss if counts else progress.reference_loss,
+        worse=0 if counts else progress.worse + 1,
+    )
+
+
+def _has_ended(config: TrainConfig, progress: Progress) -> bool:
+    return bool(config.patience) and progress.worse >= config.patience

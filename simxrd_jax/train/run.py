@@ -1,0 +1,217 @@
+"""Host zone. The parts of a run, made from its config: library, stream, network, optimiser, losses."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from simxrd_jax.conditions import nearest
+from simxrd_jax.errors import InputError
+from simxrd_jax.library.store import Library, read_library
+from simxrd_jax.library.stream import LABELS, Impurities, Stream, make_stream
+from simxrd_jax.models import create_model
+from simxrd_jax.presets import Uniform
+from simxrd_jax.train.checkpoints import Checkpoints
+from simxrd_jax.train.config import Data, TrainConfig, from_dict
+from simxrd_jax.train.losses import make_loss
+from simxrd_jax.train.state import Network, TrainState, abstract, make_mesh, make_optimizer, replicated, split_network
+from simxrd_jax.train.targets import LATTICE, TARGETS, counts_in, names_of, structures_in
+
+CONFIG, RESULTS = "config.json", "results.json"
+PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
+LATTICE_WEIGHT = 1.0  # of the mean Huber loss of the lattice's six numbers beside the cross-entropies
+REPOSITORY = pathlib.Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run before its first step.
+
+    Attributes:
+      config: of the run.
+      library: of its structures.
+      stream: of training batches, each device's part.
+      classes: target -> names of its classes.
+      train_counts: target -> training structures of each class.
+      definition: of the network.
+      state: at step 0.
+      optimizer, schedule: of the parameters.
+      losses: target -> loss of each sample.
+      mesh: devices.
+    """
+
+    config: TrainConfig
+    library: Library
+    stream: Stream
+    classes: dict[str, tuple[str, ...]]
+    train_counts: dict[str, np.ndarray]
+    definition: Any
+    state: TrainState
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    losses: dict[str, Any]
+    mesh: Mesh
+
+    @property
+    def losses_in_order(self) -> tuple[Any, ...]:
+        """The losses in the order of the targets."""
+        return tuple(self.losses[target] for target in self.config.targets)
+
+    @property
+    def parameter_count(self) -> int:
+        """Numbers that training moves."""
+        return sum(math.prod(v.shape) for v in jax.tree.leaves(self.state.network.parameters))
+
+
+def open_library(path: str) -> Library:
+    """A library by its path, from the working folder or from the repository's root."""
+    given = pathlib.Path(path)
+    beside = REPOSITORY / given
+    return read_library(beside if not given.exists() and beside.exists() else given)
+
+
+def set_up(config: TrainConfig, library: Library) -> Run:
+    """Everything a run needs before its first step.
+
+    Raises:
+      InputError: a value of the config that does not go with the library or with the others.
+    """
+    _check(config)
+    mesh = make_mesh(config.batch)
+    stream = training_stream(config, library, config.batch // mesh.size)
+    train = structures_in(library, config.data.split, "train")
+    classes = {t: names_of(library, t) for t in config.targets if t != LATTICE}
+    counts = {t: counts_in(library, t, train) for t in classes}
+    definition, network = split_network(new_model(config, classes), config.optimizer.average_decay > 0)
+    optimizer, schedule = make_optimizer(config.optimizer, config.steps)
+    state = TrainState(jnp.zeros((), jnp.int32), network, optimizer.init(network.parameters))
+    losses: dict[str, Any] = {t: make_loss(config.loss, c) for t, c in counts.items()}
+    if LATTICE in config.targets:
+        losses[LATTICE] = _lattice_loss
+    return Run(
+        config=config,
+        library=library,
+        stream=stream,
+        classes=classes,
+        train_counts=counts,
+        definition=definition,
+        state=replicated(state, mesh),
+        optimizer=optimizer,
+        schedule=schedule,
+        losses=losses,
+        mesh=mesh,
+    )
+
+
+def training_stream(config: TrainConfig, library: Library, size: int) -> Stream:
+    """The stream of a run's training part, with `size` samples a batch."""
+    data = config.data
+    return make_stream(
+        library,
+        data.preset,
+        batch=size,
+        split=data.split,
+        part="train",
+        sampling=data.sampling,
+        classes=next((t for t in config.targets if t in LABELS), "space_group"),
+        mode=data.mode,
+        impurities=_impurities(data),
+    )
+
+
+def new_model(config: TrainConfig, classes: dict[str, tuple[str, ...]]) -> nnx.Module:
+    """The network of a config with its first parameters."""
+    widths = {t: len(classes[t]) if t in classes else 6 for t in config.targets}
+    return create_model(
+        config.model,
+        num_classes=next(iter(widths.values())) if len(widths) == 1 else widths,
+        variant=config.variant,
+        dtype=PRECISIONS[config.precision],
+        rngs=nnx.Rngs(params=config.seed),
+    )
+
+
+def read_run(folder: str | pathlib.Path) -> tuple[TrainConfig, dict[str, Any]]:
+    """Config of a run's folder, and all that config.json says.
+
+    Raises:
+      InputError: the folder holds no run.
+    """
+    path = pathlib.Path(folder) / CONFIG
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        values = content["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder}: holds no run (there is no readable {CONFIG}); give the folder that `simxrd train` wrote"
+        ) from error
+    return from_dict(values, str(path)), content
+
+
+def _check(config: TrainConfig) -> None:
+    if not config.targets:
+        raise InputError(f"targets is empty; name at least one of {', '.join(TARGETS)}")
+    for target in config.targets:
+        if target not in TARGETS:
+            raise InputError(f"there is no target {target!r}{nearest(target, dict.fromkeys(TARGETS))}")
+    if len(set(config.targets)) < len(config.targets):
+        raise InputError(f"targets={','.join(config.targets)} names one twice; name each once")
+    if config.precision not in PRECISIONS:
+        raise InputError(f"there is no precision {config.precision!r}{nearest(config.precision, PRECISIONS)}")
+    for name in ("steps", "validate_every", "checkpoint_every", "log_every", "keep"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name}={getattr(config, name)} must be at least 1")
+    for name in ("validation_patterns", "patience", "minimum_improvement", "seed"):
+        if getattr(config, name) < 0:
+            raise InputError(f"{name}={getattr(config, name)} must be at least 0")
+    if config.data.copies < 0:
+        raise InputError(
+            f"data.copies={config.data.copies} must be 0 (fresh patterns) or the number of stored ones a structure"
+        )
+
+
+def _impurities(data: Data) -> Impurities | None:
+    if data.impurities == 0:
+        return None
+    return Impurities(data.impurities, data.impurity_probability, Uniform(0.0, data.impurity_fraction))
+
+
+def _lattice_loss(numbers: Any, wanted: Any) -> Any:
+    return LATTICE_WEIGHT * jnp.mean(optax.huber_loss(numbers, wanted), axis=-1)
+
+
+def read_network(folder: str | pathlib.Path) -> tuple[TrainConfig, dict[str, Any], Any, Network]:
+    """The trained network of a run: that of the lowest validation loss, or the last one.
+
+    Returns:
+      Its config, what else config.json says (its classes), its definition and its arrays.
+
+    Raises:
+      InputError: the folder holds no run, no checkpoint yet, or one of another model.
+    """
+    config, content = read_run(folder)
+    classes = {t: tuple(names) for t, names in content["classes"].items()}
+    definition, network = split_network(new_model(config, classes), config.optimizer.average_decay > 0)
+    checkpoints = Checkpoints(pathlib.Path(folder), config.keep)
+    try:
+        if not checkpoints.steps():
+            raise InputError(f"{folder}: the run has no checkpoint yet; train it first")
+        last = checkpoints.steps()[-1]
+        return (
+            config,
+            content,
+            definition,
+            checkpoints.network(abstract(network), checkpoints.progress(last).best_step or last),
+        )
+    finally:
+        checkpoints.close()
