@@ -15,6 +15,7 @@ DEVICE_MODULES = [
     "simxrd_jax.crystal.scattering",
     "simxrd_jax.crystal.structure_factor",
     "simxrd_jax.numerics",
+    "simxrd_jax.train.losses",
 ]
 install_import_hook(DEVICE_MODULES, "runtime_types.check")
 

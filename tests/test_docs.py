@@ -51,7 +51,15 @@ def test_figures_are_all_there_used_and_small():
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/physics.md", "docs/library.md", "datasets/README.md", "experiments/effects/README.md"]
+    "page",
+    [
+        "README.md",
+        "docs/physics.md",
+        "docs/library.md",
+        "docs/training.md",
+        "datasets/README.md",
+        "experiments/effects/README.md",
+    ],
 )
 def test_links_lead_somewhere(page: str):
     path = ROOT / page
@@ -77,6 +85,16 @@ def test_library_example_runs(monkeypatch: pytest.MonkeyPatch):
     names: dict = {}
     exec(compile(found[1], "library.md", "exec"), names)
     assert names["train_step"]({}, names["stream"], names["jax"].random.key(0), 0) is None
+
+
+def test_training_config_example_is_a_config():
+    from simxrd_jax.train.config import TrainConfig
+
+    found = re.search(r"```python\n(.*?)```", (ROOT / "docs/training.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert found is not None
+    names: dict = {}
+    exec(compile(found[1], "training.md", "exec"), names)
+    assert isinstance(names["CONFIG"], TrainConfig)
 
 
 def test_readme_peak_table_is_the_command_s(tmp_path: pathlib.Path):

@@ -1,7 +1,8 @@
 """python -m experiments.demo --output demo_output
 
-Wall time: about 30 s on 2 CPU cores, most of it compilation. Expected: 4,096 patterns at over 2,000 patterns/s once
-compiled, and a fit whose parameters lie within three standard uncertainties of the truth.
+Wall time: about 3 minutes on 2 CPU cores, most of it training. Expected: 4,096 patterns at over 2,000 patterns/s once
+compiled, a fit whose parameters lie within three standard uncertainties of the truth, and a network
+that names crystal systems of unseen structures better than the best constant answer.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from simxrd_jax.train.config import Data, Optimizer, TrainConfig
 
 DATASETS = Path(__file__).parents[2] / "datasets"
 
@@ -76,6 +79,21 @@ class Fit:
     seed: int = 4
 
 
+TRAINING = TrainConfig(
+    model="powdernet",
+    targets=("crystal_system", "space_group"),
+    batch=32,
+    steps=1200,
+    validate_every=400,
+    checkpoint_every=400,
+    validation_patterns=256,
+    data=Data(library="datasets/mp_library.simxrd", split="ool_disjoint", preset="laboratory"),
+    optimizer=Optimizer(
+        name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=60, weight_decay=0.05, clip_norm=1.0
+    ),
+)
+
+
 @dataclass(frozen=True)
 class Config:
     """What the demo does.
@@ -83,7 +101,7 @@ class Config:
     Attributes:
       references: crystals whose ideal patterns are drawn.
       reference_conditions: under which.
-      library, fit: the other two parts.
+      library, fit, training: the other three parts.
     """
 
     references: tuple[Path, ...] = tuple(DATASETS / "cifs" / f"{name}.cif" for name in ("Si", "LaB6", "Al2O3"))
@@ -100,6 +118,7 @@ class Config:
     )
     library: Library = field(default_factory=Library)
     fit: Fit = field(default_factory=Fit)
+    training: TrainConfig = TRAINING
 
 
 CONFIG = Config()

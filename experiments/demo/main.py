@@ -1,4 +1,4 @@
-"""The demo: three reference crystals, thousands of patterns of a structure library, and a fit; figures and a table."""
+"""The demo: three reference crystals, thousands of patterns of a structure library, a fit, and a network; figures, tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.demo import fit, library, pictures
+from experiments.demo import fit, library, pictures, training
 from experiments.demo.config import CONFIG, Config
 from experiments.demo.pictures import space_group_text
 from simxrd_jax.commands.simulate import ALPHA, Options, SimulatedPattern, specimen_patterns
@@ -23,7 +23,7 @@ LISTED_PEAKS = 3  # peaks of each reference crystal in the table
 
 
 def main(arguments: Sequence[str] | None = None, config: Config = CONFIG) -> None:
-    """Runs the three parts, prints their tables and says where the figures are."""
+    """Runs the four parts, prints their tables and says where the figures are."""
     parser = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the figures (default %(default)s)")
     output: Path = parser.parse_args(arguments).output
@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None, config: Config = CONFIG) -> Non
     print(_references(config, output))
     print(_library(config, output))
     print(_fit(config, output))
-    print(f"{len(list(output.glob('*.png')))} figures in {output.resolve()}; {time.perf_counter() - begin:.0f} s in all")
+    print(_training(config, output))
+    print(f"{len(list(output.rglob('*.png')))} figures in {output.resolve()}; {time.perf_counter() - begin:.0f} s in all")
 
 
 def _references(config: Config, output: Path) -> str:
@@ -83,6 +84,22 @@ def _fit(config: Config, output: Path) -> str:
         digits = max(0, 1 - int(np.floor(np.log10(sigma))))
         unit = unit.replace("Å", "A").replace("10⁻³", "1e-3").replace("° 2θ", "deg")
         lines.append(f"   {label:18s}{true:10g}{start:10g}{value:12.{digits}f}{sigma:10.{digits}f}  {unit}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _training(config: Config, output: Path) -> str:
+    result = training.run(config.training, output / "training")
+    lines = [
+        f"4. {config.training.model} after {result.patterns:,} patterns of {result.structures:,} structures, "
+        f"{result.seconds:.0f} s: shares of right answers",
+        f"   {'patterns':44s}{'crystal system':>16s}{'constant':>10s}{'space group':>13s}{'top 5':>8s}{'constant':>10s}",
+    ]
+    for name, targets in result.targets.items():
+        system, group = targets["crystal_system"], targets["space_group"]
+        lines.append(
+            f"   {name:44s}{system['accuracy']:16.3f}{system['best_constant']['accuracy']:10.3f}"
+            f"{group['accuracy']:13.3f}{group['top_5']:8.3f}{group['best_constant']['accuracy']:10.3f}"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -30,6 +30,7 @@ from simxrd_jax.presets import LABORATORY, PRESETS, SIMXRD, Preset, Uniform, see
 
 NAMES = ("Si", "LaB6", "Al2O3", "quartz", "aniso_calcite", "triclinic", "ZrO2_monoclinic", "TiO2_rutile")
 NOISE = ("peak_counts", "uniform_noise", "gaussian_noise")
+SLOW = pytest.mark.slow
 KEY = jax.random.key(11)
 # A coarse grid: what is tested here does not depend on it.
 SHORT = dataclasses.replace(LABORATORY, two_theta=(10.0, 80.0, 0.05))
@@ -69,8 +70,17 @@ def _alone(library: Library, batch, sample: int, preset: str | None, **options) 
     return next(specimen_patterns([structure], chosen)).intensity
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("name", ["ideal", "laboratory", "simxrd"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("laboratory", "float64"),
+        ("laboratory", "float32"),
+        ("simxrd", "float32"),
+        pytest.param("simxrd", "float64", marks=SLOW),
+        pytest.param("ideal", "float64", marks=SLOW),
+        pytest.param("ideal", "float32", marks=SLOW),
+    ],
+)
 def test_a_batch_is_what_the_command_simulates(library, name, dtype):
     """1e-5 of the maximum; in single precision too, where positions alone are good to 1e-4 against double precision."""
     with jax.enable_x64(dtype == "float64"):
@@ -83,6 +93,7 @@ def test_a_batch_is_what_the_command_simulates(library, name, dtype):
         assert np.abs(alone - batch.intensity[sample]).max() <= 1e-5 * alone.max()
 
 
+@SLOW
 def test_synchrotron_too(cif_folder):
     library = library_of([read_cif(cif_folder / "LaB6.cif")], presets=("synchrotron",))
     preset = dataclasses.replace(PRESETS["synchrotron"], two_theta=(2.0, 25.0, 0.01))
@@ -95,7 +106,7 @@ def test_synchrotron_too(cif_folder):
     assert np.abs(alone_quiet - batch.intensity[0]).max() <= 1e-5 * alone_quiet.max()
 
 
-@pytest.mark.parametrize("preset", [SHORT, SIMXRD], ids=["laboratory", "simxrd"])
+@pytest.mark.parametrize("preset", [SHORT, pytest.param(SIMXRD, marks=SLOW)], ids=["laboratory", "simxrd"])
 def test_the_seed_of_a_sample_draws_the_same_conditions_and_noise(library, preset):
     stream = make_stream(library, preset, batch=2, mode="atoms", scale="none")
     batch = jax.device_get(stream.batch(KEY, 5))
@@ -142,6 +153,7 @@ def test_mixture_is_that_of_the_command(library):
         assert np.abs(alone - batch.intensity[sample]).max() <= 1e-5 * alone.max()
 
 
+@SLOW
 def test_mixture_that_keeps_its_classes_is_drawn_again_by_its_seed(library):
     with jax.enable_x64(True):
         stream = make_stream(
@@ -239,7 +251,7 @@ def test_keys_are_the_ones_promised(library):
     np.testing.assert_array_equal(jax.random.key_data(later), batch.key_data[4:7])
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 12])
+@pytest.mark.parametrize("chunk", [pytest.param(1, marks=SLOW), 4, 12])
 def test_neither_chunks_nor_parts_of_a_batch_change_a_draw(library, chunk):
     whole = jax.device_get(make_stream(library, SHORT, batch=12, chunk=12, noise=False).batch(KEY, 4))
     other = jax.device_get(make_stream(library, SHORT, batch=12, chunk=chunk, noise=False).batch(KEY, 4))

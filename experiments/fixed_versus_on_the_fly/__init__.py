@@ -1,0 +1,1 @@
+"""Stored patterns against fresh ones."""

@@ -1,0 +1,40 @@
+"""python -m experiments.fixed_versus_on_the_fly
+
+Wall time: about 40 minutes on 2 CPU cores. Expected: the fresh patterns ahead of ten stored ones a structure by more than the
+spread over seeds.
+"""
+
+from __future__ import annotations
+
+from simxrd_jax.train.config import Data, Optimizer, TrainConfig
+
+SEEDS = (100, 200, 300)
+COPIES = {"ten stored patterns a structure": 10, "fresh patterns": 0}
+STEPS = 3000
+
+
+def configs(steps: int = STEPS, seeds: tuple[int, ...] = SEEDS) -> dict[str, TrainConfig]:
+    """Name -> config of every run; a pair differs in nothing but where the patterns come from."""
+    return {
+        run_name(label, seed): TrainConfig(
+            model="powdernet",
+            targets=("space_group", "crystal_system"),
+            batch=32,
+            steps=steps,
+            seed=seed,
+            validate_every=max(steps // 5, 1),
+            checkpoint_every=max(steps // 5, 1),
+            validation_patterns=256,
+            data=Data(split="ool_disjoint", preset="laboratory", copies=copies),
+            optimizer=Optimizer(
+                name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=steps // 20, weight_decay=0.05, clip_norm=1.0
+            ),
+        )
+        for label, copies in COPIES.items()
+        for seed in seeds
+    }
+
+
+def run_name(label: str, seed: int) -> str:
+    """Name of a run, and of its folder."""
+    return f"{label.replace(' ', '-')}-{seed}"

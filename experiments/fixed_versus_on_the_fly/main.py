@@ -1,0 +1,36 @@
+"""The same network and budget on ten stored patterns a structure, as published, and on fresh ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.fixed_versus_on_the_fly.config import COPIES, SEEDS, STEPS, configs, run_name
+from simxrd_jax.train.suite import experiment, markdown, mean_and_spread
+
+METRICS = (
+    ("crystal_system", "accuracy", "crystal system acc."),
+    ("crystal_system", "macro_f1", "F1"),
+    ("space_group", "accuracy", "space group acc."),
+    ("space_group", "macro_f1", "F1"),
+    ("space_group", "top_5", "top 5"),
+    ("space_group", "extinction_group_accuracy", "extinction group acc."),
+)
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Mean and spread over seeds."""
+    rows = [["training patterns", "seeds", *(title for _, _, title in METRICS)]]
+    for label in COPIES:
+        tests = [results[run_name(label, seed)]["test"]["targets"] for seed in SEEDS if run_name(label, seed) in results]
+        cells = [
+            mean_and_spread([test[target][name] for test in tests]) if tests else "not run" for target, name, _ in METRICS
+        ]
+        rows.append([label, str(len(tests)), *cells])
+    return markdown(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    experiment(Path(__file__).parent, lambda steps: configs(steps or STEPS), table, arguments)

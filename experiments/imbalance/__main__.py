@@ -1,0 +1,3 @@
+from experiments.imbalance.main import main
+
+main()

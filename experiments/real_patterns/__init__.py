@@ -1,0 +1,1 @@
+"""Networks trained on simulated patterns, judged on measured ones."""

@@ -1,0 +1,3 @@
+from experiments.real_patterns.main import main
+
+main()

@@ -1,0 +1,44 @@
+"""python -m experiments.real_patterns
+
+Needs two libraries, made once (about 5 minutes each):
+
+    simxrd library build mp_like_28k.npz -o materials_project.simxrd
+    simxrd library build mp_like_28k.npz amcsd_ordered.npz -o materials_project_minerals.simxrd
+
+Wall time: about 40 minutes on 2 CPU cores. Expected: minerals in the library help on the RRUFF patterns, which are of
+minerals.
+"""
+
+from __future__ import annotations
+
+from simxrd_jax.train.config import Data, Optimizer, TrainConfig
+
+STEPS = 5000
+LIBRARIES = {
+    "materials_project": "materials_project.simxrd",
+    "materials_project_and_minerals": "materials_project_minerals.simxrd",
+}
+PATTERNS = ("rruff908", "rruff90_xred", "measured")
+
+
+def configs(steps: int = STEPS) -> dict[str, TrainConfig]:
+    """Name -> config; all structures of a library are trained on, since the test is measured."""
+    return {
+        name: TrainConfig(
+            model="powdernet",
+            targets=("space_group", "crystal_system", "extinction_group", "lattice"),
+            batch=32,
+            steps=steps,
+            validate_every=max(steps // 5, 1),
+            checkpoint_every=max(steps // 5, 1),
+            validation_patterns=1024,
+            data=Data(library=library, split="in_library", preset="laboratory"),
+            optimizer=Optimizer(
+                name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=steps // 20, weight_decay=0.05, clip_norm=1.0
+            ),
+        )
+        for name, library in LIBRARIES.items()
+    }
+
+
+CONFIGS = configs()

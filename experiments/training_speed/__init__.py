@@ -1,0 +1,1 @@
+"""How much of a training step is simulation."""

@@ -1,0 +1,3 @@
+from experiments.training_speed.main import main
+
+main()
