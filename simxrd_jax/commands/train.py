@@ -13,7 +13,6 @@ from simxrd_jax.train.cache import use_compilation_cache
 from simxrd_jax.train.config import TrainConfig, fields_of, load_config, override
 
 RUNS = "runs"
-PERCENT = ("accuracy", "top_3_accuracy", "top_5_accuracy", "macro_f1", "macro_precision", "macro_recall")
 
 
 def parse_settings(given: Sequence[str]) -> dict[str, str]:
@@ -65,7 +64,7 @@ def show_config(source: str, settings: Sequence[str]) -> str:
 
 
 def _text(value: Any) -> str:
-    return ",".join(value) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else str(value)
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def evaluate_runs(
@@ -92,6 +91,8 @@ def evaluate_runs(
     """
     import dataclasses
 
+    from simxrd_jax.conditions import nearest
+    from simxrd_jax.io.measured import PLACES
     from simxrd_jax.library.splits import SPLITS
     from simxrd_jax.phases import as_radiation
     from simxrd_jax.train.evaluation import evaluate_measured, evaluate_part
@@ -99,13 +100,22 @@ def evaluate_runs(
 
     if output is not None:
         check_target(output)
+    if limit < 0:
+        raise InputError(f"--limit {limit}: give the most structures to take, or 0 for all")
+    split, _, part = on.partition(":")
+    if split in SPLITS and wavelength is not None:
+        raise InputError(f"--wavelength is of measured patterns; those of {split} have the wavelength of the run's preset")
+    if split not in SPLITS and (library is not None or limit):
+        raise InputError(f"--library and --limit are of a split of a library, and {on} is none; leave them out")
+    if split not in SPLITS and on not in PLACES and not pathlib.Path(on).exists():
+        places = dict.fromkeys((*SPLITS, *PLACES))
+        raise InputError(f"--on {on}: is no split, no set of measured patterns and no file{nearest(split, places)}")
     use_compilation_cache()
     config, content, members = _read_members(folders)
-    split, _, part = on.partition(":")
     if split in SPLITS:
         if library is not None:
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, library=library))
-        run = set_up(config, open_library(config.data.library))
+        run = set_up(config, open_library(config.data.library), content["train_counts"])
         made = evaluate_part(members, run, part or "test", split=split, limit=limit, progress=True)
     else:
         given = None if wavelength is None else as_radiation(wavelength).mean_wavelength
@@ -183,5 +193,6 @@ def result_text(evaluation: Mapping[str, Any]) -> str:
         for name, value in metrics.items():
             if isinstance(value, int | float):
                 beside = f"   (majority class: {baseline[name]:.4f})" if name in baseline else ""
-                lines.append(f"    {name.replace('_', ' '):28s}{value:10.4f}{beside}")
+                number = f"{value:10,d}" if isinstance(value, int) else f"{value:10.4f}"
+                lines.append(f"    {name.replace('_', ' '):28s}{number}{beside}")
     return "\n".join(lines)

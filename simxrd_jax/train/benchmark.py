@@ -10,16 +10,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from simxrd_jax.errors import InputError
 from simxrd_jax.models.registry import MODELS
-from simxrd_jax.train.cache import use_compilation_cache
 from simxrd_jax.train.config import Data, Optimizer, TrainConfig
-from simxrd_jax.train.suite import markdown, mean_and_spread, read_results, run_all, write_table
+from simxrd_jax.train.suite import finish, markdown, mean_and_spread
 
 TASKS = ("crystal_system", "space_group")
 # Networks whose published code has no fault that the corrected variant mends.
@@ -188,18 +186,15 @@ def main(split: str, preset: str, folder: pathlib.Path, published: Published, ar
     size = SIZES[given.size]
     size = dataclasses.replace(size, steps=given.steps or size.steps, library=given.library or size.library)
     runs = given.runs or pathlib.Path("runs") / f"{folder.name}-{given.size}"
-    results = folder / f"results_{given.size}.json"
-    say = lambda sentence: print(sentence, file=sys.stderr)  # noqa: E731
+    is_trial = given.size == "smoke" or given.steps is not None
     try:
-        failed: list[str] = []
-        if not given.table:
-            use_compilation_cache()
-            failed = run_all(benchmark_configs(split, preset, select(given.models, size)), runs, results, say=say)
-        table = benchmark_table(read_results(results), split, size, published)
-        print(table)
-        if given.size != "smoke":
-            write_table(folder / "README.md", table)
+        configs = {} if given.table else benchmark_configs(split, preset, select(given.models, size))
     except InputError as error:
-        say(str(error))
-        sys.exit(1)
-    sys.exit(1 if failed else 0)
+        parser.error(str(error))
+    finish(
+        configs=configs,
+        runs=runs,
+        results=(runs if is_trial else folder) / f"results_{given.size}.json",
+        readme=None if is_trial else folder / "README.md",
+        make_table=lambda results: benchmark_table(results, split, size, published),
+    )

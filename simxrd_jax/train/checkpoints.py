@@ -1,14 +1,16 @@
 """Host zone. Checkpoints of a run, by Orbax: complete or not there at all, however the process ends.
 
-A checkpoint holds the network (which evaluation reads), the optimiser's state, and the run's progress. The newest ones and
-the one of the lowest validation loss are kept.
+A checkpoint holds the network (which evaluation reads), the optimiser's state, the run's progress, and its validation loss if
+there was a validation. The newest ones and the one of the lowest validation loss are kept.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import pathlib
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,27 +28,33 @@ FOLDER = "checkpoints"
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run remembers of its validations.
+    """What a run remembers of its validations, and of its steps since the last line of the log.
 
     Attributes:
       best_loss: lowest validation loss, or None before the first.
       best_step: where it was.
       reference_loss: the loss that the next improvement is measured from.
       worse: validations since an improvement that counts.
+      loss, hits, samples, steps: see `Totals`.
+      seconds: that those steps took.
     """
 
     best_loss: float | None = None
     best_step: int = 0
     reference_loss: float | None = None
     worse: int = 0
+    loss: float = 0.0
+    hits: int = 0
+    samples: int = 0
+    steps: int = 0
+    seconds: float = 0.0
 
 
 class Checkpoints:
-    """The checkpoints of a run's folder."""
+    """The checkpoints of a run's folder; `read_only` leaves it as it is, so that a run that goes on there is not disturbed."""
 
-    def __init__(self, folder: pathlib.Path, keep: int = 1):
-        # Orbax says much about its choices; what a user must know is said here.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+    def __init__(self, folder: pathlib.Path, keep: int = 1, *, read_only: bool = False):
+        _quieten()
         kept = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(max(keep, 1)),
@@ -54,7 +62,12 @@ class Checkpoints:
             ]
         )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=kept, enable_async_checkpointing=False, cleanup_tmp_directories=True, create=True
+            preservation_policy=kept,
+            best_fn=_rank,  # or metrics would not be written, and a run that starts again would forget its best checkpoint
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
         )
         self.folder = folder / FOLDER
         self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
@@ -139,6 +152,21 @@ class Checkpoints:
                 f"{self.folder / str(step)}: the checkpoint does not fit the network of the config, or is damaged ({first}); "
                 "give the folder of a run of this model"
             ) from error
+
+
+@functools.cache
+def _quieten() -> None:
+    """Orbax says much about its choices, and reads that still go on when one has failed each end with a traceback that says
+    that nobody waits for them; what a user must know is said here."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _rank(metrics: Any) -> Any:

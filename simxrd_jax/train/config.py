@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import os
 import runpy
 import typing
@@ -92,7 +93,7 @@ class TrainConfig:
       minimum_improvement: of the validation loss, that counts as one.
       checkpoint_every: steps between checkpoints; there is one at each validation too.
       keep: checkpoints kept besides the best.
-      log_every: steps between lines of metrics.jsonl.
+      log_every: steps between lines of metrics.jsonl; there is one at each validation too.
       data, optimizer, loss: see there.
     """
 
@@ -129,9 +130,9 @@ def load_config(source: str) -> tuple[str, TrainConfig]:
         raise InputError(f"{path}: there is no such config file; give the path of a config.py")
     try:
         content = runpy.run_path(path)
-    except InputError:
-        raise
-    except Exception as error:
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (Exception, SystemExit) as error:
         raise InputError(f"{path}: cannot be run ({type(error).__name__}: {error}); correct it") from error
     several = content.get("CONFIGS", {})
     if not isinstance(several, Mapping):
@@ -140,7 +141,9 @@ def load_config(source: str) -> tuple[str, TrainConfig]:
     if not isinstance(config, TrainConfig):
         if not name and several:
             raise InputError(f"{path}: holds several configs; add one of :{', :'.join(several)}")
-        wanted = f"config {name!r}{_nearest(name, list(several))}" if name else "CONFIG of type TrainConfig; define one"
+        wanted = f"config {name!r} in its CONFIGS" if name else "CONFIG of type TrainConfig; define one"
+        if name and several:
+            wanted += _nearest(name, [str(each) for each in several])
         raise InputError(f"{path}: has no {wanted}")
     return name or os.path.basename(os.path.dirname(os.path.abspath(path))), config
 
@@ -155,9 +158,14 @@ def override(config: TrainConfig, settings: Mapping[str, str]) -> TrainConfig:
     Raises:
       InputError: an unknown field (the nearest is named) or a value of the wrong type.
     """
-    for name, text in settings.items():
-        config = _replaced(config, name.split("."), text, name)
-    return config
+    names = list(fields_of(config))
+    for name in settings:
+        group = [each for each in names if each.startswith(f"{name}.")]
+        if group:
+            raise InputError(f"--set: {name} is a group of fields; set one of {', '.join(group)}")
+        if name not in names:
+            raise InputError(f"--set: there is no field {name!r} in the config{_nearest(name, names)}")
+    return _replaced(config, settings, "")
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
@@ -192,42 +200,37 @@ def differences(a: TrainConfig, b: TrainConfig) -> list[str]:
     return [name for name in first if first[name] != second[name]]
 
 
-def _replaced(config: Any, path: list[str], text: str, whole: str) -> Any:
-    hints = typing.get_type_hints(type(config))
-    if path[0] not in hints:
-        names = list(fields_of(config))
-        raise InputError(f"--set: there is no field {whole!r} in the config{_nearest('.'.join(path), names)}")
-    value = getattr(config, path[0])
-    if dataclasses.is_dataclass(value):
-        if len(path) == 1:
-            names = ", ".join(f"{whole}.{each.name}" for each in dataclasses.fields(value))
-            raise InputError(f"--set: {whole} is a group of fields; set one of {names}")
-        return dataclasses.replace(config, **{path[0]: _replaced(value, path[1:], text, whole)})
-    if len(path) > 1:
-        raise InputError(f"--set: there is no field {whole!r} in the config; {'.'.join(path[:1])} has no fields of its own")
-    return dataclasses.replace(config, **{path[0]: _parsed(hints[path[0]], text, whole)})
+def _replaced(config: Any, settings: Mapping[str, str], prefix: str) -> Any:
+    """All fields of a group at once: what one may be can depend on another."""
+    changed: dict[str, Any] = {}
+    for name, kind in typing.get_type_hints(type(config)).items():
+        whole = prefix + name
+        if dataclasses.is_dataclass(kind):
+            changed[name] = _replaced(getattr(config, name), settings, f"{whole}.")
+        elif whole in settings:
+            changed[name] = _parsed(kind, settings[whole], whole)
+    return dataclasses.replace(config, **changed)
 
 
 def _parsed(kind: Any, text: str, name: str) -> Any:
     if typing.get_origin(kind) is tuple:
         return tuple(_parsed(typing.get_args(kind)[0], part.strip(), name) for part in text.split(",") if part.strip())
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise InputError(f"--set {name}={text}: expected true or false")
-        return text.lower() == "true"
     try:
-        return int(text.replace("_", "")) if kind is int else kind(text)
+        value = kind(text)
     except ValueError:
         raise InputError(f"--set {name}={text}: expected {'a whole number' if kind is int else 'a number'}") from None
+    if kind is float and not math.isfinite(value):
+        raise InputError(f"--set {name}={text}: expected a finite number")
+    return value
 
 
 def _from_dict(kind: Any, values: Mapping[str, Any], source: str, prefix: str = "") -> Any:
-    hints = typing.get_type_hints(kind)
+    hints, names = typing.get_type_hints(kind), list(fields_of(TrainConfig()))
     if not isinstance(values, Mapping):
-        raise InputError(f"{source}: {prefix[:-1]} is no group of fields; correct the config")
+        raise InputError(f"{source}: {prefix[:-1] or 'the config'} is no group of fields; correct it")
     for name in values:
         if name not in hints:
-            raise InputError(f"{source}: there is no field {prefix + name!r} in the config{_nearest(name, list(hints))}")
+            raise InputError(f"{source}: there is no field {prefix + name!r} in the config{_nearest(prefix + name, names)}")
     made = {}
     for name, hint in hints.items():
         if name not in values:
@@ -236,13 +239,18 @@ def _from_dict(kind: Any, values: Mapping[str, Any], source: str, prefix: str = 
         if dataclasses.is_dataclass(hint):
             made[name] = _from_dict(hint, value, source, f"{prefix}{name}.")
         elif typing.get_origin(hint) is tuple:
+            if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+                raise InputError(f"{source}: {prefix}{name} = {value!r} is no list of names; correct it")
             made[name] = tuple(value)
         else:
-            number = isinstance(value, int) and hint is float and not isinstance(value, bool)
-            if not number and not (isinstance(value, hint) and (hint is bool or not isinstance(value, bool))):
+            accepted = (int, float) if hint is float else hint
+            if isinstance(value, bool) or not isinstance(value, accepted):
                 raise InputError(f"{source}: {prefix}{name} = {value!r} is no {hint.__name__}; correct it")
-            made[name] = float(value) if number else value
-    return kind(**made)
+            made[name] = hint(value)
+    try:
+        return kind(**made)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
 
 
 def _nearest(name: str, names: list[str]) -> str:

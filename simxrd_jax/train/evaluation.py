@@ -21,7 +21,7 @@ from tqdm import tqdm
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.measured import read_measured, system_of
 from simxrd_jax.library.extinction_table import EXTINCTION_GROUP
-from simxrd_jax.library.stream import CPU_CHUNK, Stream
+from simxrd_jax.library.stream import Stream
 from simxrd_jax.presets import get_preset
 from simxrd_jax.train.config import TrainConfig
 from simxrd_jax.train.metrics import collapse, constant_predictor, draw_confusion, empty_evaluation, summarize, update
@@ -79,13 +79,12 @@ def evaluate_part(
     structures = np.random.default_rng(SHUFFLE_SEED).permutation(structures_in(run.library, split, part))
     structures = structures[:limit] if limit else structures
     if not len(structures):
-        raise InputError(
-            f"{config.data.library}: the part {part} of {config.data.split} is empty; take another split or library"
-        )
+        raise InputError(f"{config.data.library}: the part {part} of {split} is empty; take another split or library")
     key = part_key(jax.random.key(EVALUATION_SEED), f"{split} {part}")
     stream = jax.device_put(run.stream, jax.devices()[0])
     definitions, networks = zip(*members, strict=True)
-    size = min(EVALUATION_BATCH, -(-len(structures) // CPU_CHUNK) * CPU_CHUNK)
+    chunk = stream.options.chunk
+    size = -(-min(EVALUATION_BATCH, len(structures)) // chunk) * chunk
     found: list[tuple[dict[str, Any], dict[str, Any], Any]] = []
     for first in tqdm(range(0, len(structures), size), desc=part, disable=None if progress else True, leave=False):
         rows = structures[first : first + size]

@@ -87,4 +87,5 @@ def _board(folder: pathlib.Path, step: int) -> Any:
         from tensorboardX import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1 if step else None)
+    # What a killed run had written beyond its checkpoint is purged, from the first step on if there was none.
+    return SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1, filename_suffix=f".from-{step}")

@@ -2,7 +2,7 @@
 
 A run's folder:
     config.json           the config, with what made it (versions, commit, device, library)
-    metrics.jsonl         a line each `log_every` steps and each validation
+    metrics.jsonl         a line each `log_every` steps, two at each validation
     tensorboard/          the same
     checkpoints/          the newest and the best
     results.json          metrics of the best checkpoint on the test part
@@ -11,11 +11,13 @@ A run's folder:
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -26,10 +28,10 @@ from simxrd_jax.errors import InputError
 from simxrd_jax.io.xy import write_together
 from simxrd_jax.library.store import Library
 from simxrd_jax.train.checkpoints import Checkpoints, Progress
-from simxrd_jax.train.config import TrainConfig, differences, from_dict, to_dict
+from simxrd_jax.train.config import TrainConfig, differences, to_dict
 from simxrd_jax.train.evaluation import evaluate_part, report
 from simxrd_jax.train.logs import Log, read_lines, surroundings
-from simxrd_jax.train.run import CONFIG, RESULTS, Run, open_library, set_up
+from simxrd_jax.train.run import CONFIG, RESULTS, Run, open_library, read_run, set_up
 from simxrd_jax.train.state import Totals, TrainState, abstract, make_step, no_totals, replicated
 
 DISPLAY_EVERY = 10  # steps between updates of the progress bar
@@ -66,23 +68,23 @@ def train(
     results = folder / RESULTS
     if results.exists():
         say(f"{folder}: the run is complete")
-        return json.loads(results.read_text())
-    checkpoints = Checkpoints(folder, config.keep)
-    state, progress = run.state, Progress()
-    like = abstract(state)  # the first step is given the arrays away
-    if checkpoints.steps():
-        state, progress = checkpoints.restore(like, checkpoints.steps()[-1])
-        say(f"{folder}: goes on from step {int(state.step):,} of {config.steps:,}")
-    log = Log(folder, int(state.step))
-    try:
+        return _read_results(results)
+    like = abstract(run.state)  # the first step is given the arrays away
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(_writing(folder))
+        checkpoints = Checkpoints(folder, config.keep)
+        opened.callback(checkpoints.close)
+        state, progress = run.state, Progress()
+        if checkpoints.steps():
+            state, progress = checkpoints.restore(like, checkpoints.steps()[-1])
+            say(f"{folder}: goes on from step {int(state.step):,} of {config.steps:,}")
+        log = Log(folder, int(state.step))
+        opened.callback(log.close)
         finished = _steps(run, state, progress, checkpoints, log, stop_after)
         if not finished:
             return {}
-        best = checkpoints.progress(checkpoints.steps()[-1]).best_step or checkpoints.steps()[-1]
+        best = checkpoints.progress(checkpoints.steps()[-1]).best_step
         network = checkpoints.network(like.network, best)
-    finally:
-        log.close()
-        checkpoints.close()
     made = {
         "config": to_dict(config),
         "best_step": best,
@@ -104,11 +106,11 @@ def claim(folder: pathlib.Path, config: TrainConfig, library: Library, run: Run)
     """
     path = folder / CONFIG
     if path.exists():
-        known = json.loads(path.read_text())
-        differ = differences(from_dict(known["config"], str(path)), config)
+        known, content = read_run(folder)
+        differ = differences(known, config)
         if differ:
             raise InputError(f"{folder} holds a run with another {', '.join(differ)}; give another folder or delete it")
-        if known["library"] != library.meta.fingerprint:
+        if content["library"] != library.meta.fingerprint:
             raise InputError(f"{folder} holds a run over another library than {config.data.library}; give another folder")
         return
     if folder.is_dir() and any(folder.iterdir()):
@@ -128,6 +130,24 @@ def claim(folder: pathlib.Path, config: TrainConfig, library: Library, run: Run)
     write_together({path: json.dumps(content, indent=1) + "\n"})
 
 
+@contextlib.contextmanager
+def _writing(folder: pathlib.Path) -> Iterator[None]:
+    """Says in one sentence that the disk is full or closed."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror or error}); free the disk, open the folder or give another"
+        ) from error
+
+
+def _read_results(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); delete it, and the same command makes it again") from error
+
+
 def _steps(
     run: Run, state: TrainState, progress: Progress, checkpoints: Checkpoints, log: Log, stop_after: int | None
 ) -> bool:
@@ -135,16 +155,19 @@ def _steps(
     config = run.config
     step_function = make_step(run.definition, run.optimizer, run.losses, config, run.mesh)
     stream = replicated(run.stream, run.mesh)
-    totals = replicated(no_totals(), run.mesh)
+    totals = replicated(_totals_of(progress), run.mesh)
     begin = int(state.step)
-    start = time.perf_counter()
+    start = time.perf_counter() - progress.seconds
+    if stop_after is not None and begin >= stop_after:
+        return False
     bar = tqdm(total=config.steps, initial=begin, unit="step", desc=f"{config.model} {config.variant}", disable=None)
     with bar:
         for done in range(begin + 1, config.steps + 1):
             if _has_ended(config, progress):
                 break
             state, totals = step_function(state, totals, stream)
-            if done % config.log_every == 0 or done == config.steps:
+            is_validated = done % config.validate_every == 0 or done == config.steps
+            if done % config.log_every == 0 or is_validated:
                 sums = jax.device_get(totals)
                 values = _line(run, sums, time.perf_counter() - start, done)
                 log.write("train", done, values)
@@ -153,29 +176,47 @@ def _steps(
             if done % DISPLAY_EVERY == 0 or done == config.steps:
                 bar.update(done - bar.n)
             validated = None
-            if done % config.validate_every == 0 or done == config.steps:
+            if is_validated:
                 validated = _validation(run, state)
                 log.write("validation", done, validated)
                 progress = _after(progress, validated["loss"], done, config.minimum_improvement)
-            stop = done == stop_after or _has_ended(config, progress)
-            if validated is not None or done % config.checkpoint_every == 0 or stop:
+                start = time.perf_counter()
+            if is_validated or done % config.checkpoint_every == 0 or done == stop_after:
+                sums = jax.device_get(totals)
+                _check_finite(sums, done)
+                seconds = time.perf_counter() - start
+                progress = dataclasses.replace(progress, **_sums_of(sums), seconds=seconds)
                 checkpoints.save(state, progress, None if validated is None else validated["loss"])
-            if validated is not None:
-                start = time.perf_counter()  # a line's rate is that of its steps
+                start = time.perf_counter() - seconds  # a line's rate is that of its steps
             if done == stop_after:
                 return done == config.steps
     return True
 
 
-def _line(run: Run, sums: Totals, seconds: float, step: int) -> dict[str, float]:
-    loss = float(sums.loss) / max(int(sums.steps), 1)
-    if not math.isfinite(loss):
+def _sums_of(totals: Totals) -> dict[str, float]:
+    """As a checkpoint keeps them: float32 as float64 and back is the same number."""
+    return {"loss": float(totals.loss), **{name: int(getattr(totals, name)) for name in ("hits", "samples", "steps")}}
+
+
+def _totals_of(progress: Progress) -> Totals:
+    return Totals(
+        jnp.asarray(progress.loss, jnp.float32),
+        *(jnp.array(n, jnp.int32) for n in (progress.hits, progress.samples, progress.steps)),
+    )
+
+
+def _check_finite(sums: Totals, step: int) -> None:
+    if not math.isfinite(float(sums.loss)):
         raise InputError(
             f"the loss at step {step} is not finite; lower optimizer.learning_rate or set optimizer.clip_norm, and start the "
             "run in a new folder"
         )
+
+
+def _line(run: Run, sums: Totals, seconds: float, step: int) -> dict[str, float]:
+    _check_finite(sums, step)
     return {
-        "loss": loss,
+        "loss": float(sums.loss) / max(int(sums.steps), 1),
         "accuracy": int(sums.hits) / max(int(sums.samples), 1),
         "learning_rate": float(jnp.asarray(run.schedule(step))),
         "seconds": round(seconds, 3),
@@ -199,7 +240,8 @@ def _after(progress: Progress, loss: float, step: int, minimum: float) -> Progre
     """The progress after a validation."""
     counts = progress.reference_loss is None or loss < progress.reference_loss - minimum
     is_best = progress.best_loss is None or loss < progress.best_loss
-    return Progress(
+    return dataclasses.replace(
+        progress,
         best_loss=loss if is_best else progress.best_loss,
         best_step=step if is_best else progress.best_step,
         reference_loss=loss if counts else progress.reference_loss,

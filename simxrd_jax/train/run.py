@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pathlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from simxrd_jax.library.store import Library, read_library
 from simxrd_jax.library.stream import LABELS, Impurities, Stream, make_stream
 from simxrd_jax.models import create_model
 from simxrd_jax.presets import Uniform
-from simxrd_jax.train.checkpoints import Checkpoints
+from simxrd_jax.train.checkpoints import FOLDER, Checkpoints
 from simxrd_jax.train.config import Data, TrainConfig, from_dict
 from simxrd_jax.train.losses import make_loss
 from simxrd_jax.train.state import Network, TrainState, abstract, make_mesh, make_optimizer, replicated, split_network
@@ -80,8 +81,13 @@ def open_library(path: str) -> Library:
     return read_library(beside if not given.exists() and beside.exists() else given)
 
 
-def set_up(config: TrainConfig, library: Library) -> Run:
+def set_up(config: TrainConfig, library: Library, train_counts: Mapping[str, Any] | None = None) -> Run:
     """Everything a run needs before its first step.
+
+    Args:
+      config: of the run.
+      library: of its structures.
+      train_counts: target -> training structures of each class, where the network was trained on another library.
 
     Raises:
       InputError: a value of the config that does not go with the library or with the others.
@@ -91,7 +97,7 @@ def set_up(config: TrainConfig, library: Library) -> Run:
     stream = training_stream(config, library, config.batch // mesh.size)
     train = structures_in(library, config.data.split, "train")
     classes = {t: names_of(library, t) for t in config.targets if t != LATTICE}
-    counts = {t: counts_in(library, t, train) for t in classes}
+    counts = {t: counts_in(library, t, train) if train_counts is None else np.asarray(train_counts[t]) for t in classes}
     definition, network = split_network(new_model(config, classes), config.optimizer.average_decay > 0)
     optimizer, schedule = make_optimizer(config.optimizer, config.steps)
     state = TrainState(jnp.zeros((), jnp.int32), network, optimizer.init(network.parameters))
@@ -151,6 +157,9 @@ def read_run(folder: str | pathlib.Path) -> tuple[TrainConfig, dict[str, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         values = content["config"]
+        kinds = {"library": str, "classes": dict, "train_counts": dict}
+        if not all(isinstance(content[name], kind) for name, kind in kinds.items()):
+            raise TypeError
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder}: holds no run (there is no readable {CONFIG}); give the folder that `simxrd train` wrote"
@@ -171,9 +180,11 @@ def _check(config: TrainConfig) -> None:
     for name in ("steps", "validate_every", "checkpoint_every", "log_every", "keep"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)} must be at least 1")
-    for name in ("validation_patterns", "patience", "minimum_improvement", "seed"):
-        if getattr(config, name) < 0:
+    for name in ("validation_patterns", "patience", "minimum_improvement"):
+        if not getattr(config, name) >= 0:
             raise InputError(f"{name}={getattr(config, name)} must be at least 0")
+    if not 0 <= config.seed < 2**32:  # JAX would take the rest of the division by 2^32 without a word
+        raise InputError(f"seed={config.seed} must be from 0 to {2**32 - 1}")
     if config.data.copies < 0:
         raise InputError(
             f"data.copies={config.data.copies} must be 0 (fresh patterns) or the number of stored ones a structure"
@@ -202,7 +213,9 @@ def read_network(folder: str | pathlib.Path) -> tuple[TrainConfig, dict[str, Any
     config, content = read_run(folder)
     classes = {t: tuple(names) for t, names in content["classes"].items()}
     definition, network = split_network(new_model(config, classes), config.optimizer.average_decay > 0)
-    checkpoints = Checkpoints(pathlib.Path(folder), config.keep)
+    if not (pathlib.Path(folder) / FOLDER).is_dir():
+        raise InputError(f"{folder}: the run has no checkpoint yet; train it first")
+    checkpoints = Checkpoints(pathlib.Path(folder), read_only=True)
     try:
         if not checkpoints.steps():
             raise InputError(f"{folder}: the run has no checkpoint yet; train it first")

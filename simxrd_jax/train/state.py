@@ -11,6 +11,7 @@ of the whole of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -109,7 +110,8 @@ def make_optimizer(config: Optimizer, steps: int) -> tuple[optax.GradientTransfo
         raise InputError(f"optimizer.learning_rate={config.learning_rate:g} must be between 0 and 10")
     if not 0 <= config.warmup_steps <= steps:
         raise InputError(f"optimizer.warmup_steps={config.warmup_steps} must be from 0 to the {steps} steps of the run")
-    if config.clip_norm < 0 or config.weight_decay < 0 or not 0 <= config.average_decay < 1:
+    is_sound = all(math.isfinite(v) and v >= 0 for v in (config.clip_norm, config.weight_decay))
+    if not is_sound or not 0 <= config.average_decay < 1:
         raise InputError("optimizer: clip_norm and weight_decay must be at least 0, average_decay from 0 to below 1")
     if config.name == "adam" and config.weight_decay:
         raise InputError("optimizer.weight_decay is of adamw; set optimizer.name=adamw too")

@@ -7,14 +7,18 @@ beside the experiment, so that tables are written from numbers and never by hand
 
 from __future__ import annotations
 
+import argparse
 import json
 import pathlib
-import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
+
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.xy import write_together
+from simxrd_jax.train.cache import use_compilation_cache
 from simxrd_jax.train.config import TrainConfig, from_dict
 from simxrd_jax.train.loop import train
 
@@ -44,8 +48,8 @@ def run_all(
         say(f"run {i + 1} of {len(configs)}: {name}")
         try:
             made = train(config, folder / name, say=say)
-        except InputError as error:
-            say(f"{name} failed: {error}")
+        except (InputError, jax.errors.JaxRuntimeError) as error:  # the latter where a network does not fit the device
+            say(f"{name} failed: {str(error).splitlines()[0]}")
             failed.append(name)
             continue
         known[name] = compact(made)
@@ -76,6 +80,7 @@ def read_results(path: pathlib.Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         for name, result in found.items():
             from_dict(result["config"], f"{path} ({name})")
+            result["test"]["targets"].items()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
@@ -94,13 +99,16 @@ def write_table(readme: pathlib.Path, text: str) -> None:
     """Puts text between the marks of a README.
 
     Raises:
-      InputError: the README has no marks.
+      InputError: there is no README, or not one pair of marks in it.
     """
-    content = readme.read_text(encoding="utf-8")
-    if BEGIN not in content or END not in content:
-        raise InputError(f"{readme}: has no place for the table; add the lines {BEGIN} and {END}")
-    made = re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: f"{BEGIN}\n{text}\n{END}", content, flags=re.DOTALL)
-    write_together({readme: made})
+    try:
+        content = readme.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{readme}: cannot be read ({error.strerror}); restore it") from error
+    if not content.count(BEGIN) == content.count(END) == 1 or content.index(END) < content.index(BEGIN):
+        raise InputError(f"{readme}: has no place for the table; add the lines {BEGIN} and {END}, once each")
+    before, after = content.split(BEGIN)[0], content.split(END)[1]
+    write_together({readme: f"{before}{BEGIN}\n{text}\n{END}{after}"})
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -115,3 +123,67 @@ def mean_and_spread(values: Sequence[float]) -> str:
         return f"{mean:.3f}"
     spread = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
     return f"{mean:.3f} ± {spread:.3f}"
+
+
+def experiment(
+    folder: pathlib.Path,
+    make_configs: Callable[[int | None], Mapping[str, TrainConfig]],
+    make_table: Callable[[Mapping[str, Any]], str],
+    arguments: Sequence[str] | None = None,
+    *,
+    after: Callable[[pathlib.Path, pathlib.Path], None] = lambda runs, results: None,
+) -> None:
+    """The command of an experiment: trains what is missing, and writes the table into the experiment's README.
+
+    Args:
+      folder: of the experiment.
+      make_configs: steps of each run, None for the experiment's own number, -> name -> config.
+      make_table: results -> Markdown.
+      arguments: of the command line.
+      after: called with the folder of the runs and the file of results before the table is made.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m experiments.{folder.name}")
+    parser.add_argument("--steps", type=int, help="of each run, for a trial: results then stay in the folder of the runs")
+    parser.add_argument("--runs", type=pathlib.Path, help=f"folder of the runs (default: runs/{folder.name})")
+    parser.add_argument("--table", action="store_true", help="only write the table of the runs that are there")
+    given = parser.parse_args(arguments)
+    runs = given.runs or pathlib.Path("runs") / folder.name
+    results = (folder if given.steps is None else runs) / "results.json"
+    finish(
+        configs={} if given.table else make_configs(given.steps),
+        runs=runs,
+        results=results,
+        readme=folder / "README.md" if given.steps is None else None,
+        make_table=make_table,
+        after=after,
+    )
+
+
+def finish(
+    *,
+    configs: Mapping[str, TrainConfig],
+    runs: pathlib.Path,
+    results: pathlib.Path,
+    readme: pathlib.Path | None,
+    make_table: Callable[[Mapping[str, Any]], str],
+    after: Callable[[pathlib.Path, pathlib.Path], None] = lambda runs, results: None,
+) -> None:
+    """Makes runs, prints their table and puts it into a README; ends the process with 1 if a run failed."""
+
+    def say(sentence: str) -> None:
+        print(sentence, file=sys.stderr)
+
+    try:
+        use_compilation_cache()
+        results.parent.mkdir(parents=True, exist_ok=True)
+        failed = run_all(configs, runs, results, say=say)
+        after(runs, results)
+        table = make_table(read_results(results))
+        print(table)
+        if readme is not None:
+            write_table(readme, table)
+    except InputError as error:
+        say(str(error))
+        sys.exit(1)
+    if failed:
+        sys.exit(1)

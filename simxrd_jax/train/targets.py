@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from simxrd_jax.conditions import STRAIN, nearest
+from simxrd_jax.crystal import cell
 from simxrd_jax.errors import InputError
 from simxrd_jax.library.store import Library
 from simxrd_jax.library.stream import LABELS, PARTS, Batch, Stream, class_names
@@ -107,7 +108,12 @@ def _strained_lattice(stream: Stream, batch: Batch) -> Float[Array, "batch 3 3"]
         return lattice
     zeros = jnp.zeros(lattice.shape[0], lattice.dtype)
     strain = jnp.stack([jnp.asarray(batch.conditions.get(name, zeros), lattice.dtype) for name in STRAIN], axis=-1)
-    moved = jnp.einsum("bij,bkj->bik", lattice, strain.reshape(-1, 3, 3), precision=jax.lax.Precision.HIGHEST)
+    strain = strain.reshape(-1, 3, 3)
+    if stream.options.impurities is not None and not stream.options.settings.split_orbits:
+        # A mixture's batch reports the drawn strain, of which each phase keeps the part that keeps its own class.
+        rotations = stream.arrays.rotations[stream.arrays.laue[batch.structure]]
+        strain = jax.vmap(cell.class_keeping_strain)(lattice, strain, rotations)
+    moved = jnp.einsum("bij,bkj->bik", lattice, strain, precision=jax.lax.Precision.HIGHEST)
     return lattice + moved
 
 
