@@ -145,7 +145,11 @@ def test_simxrd_size_broadening_is_the_published_one(grain: float, two_theta: fl
     assert float(shape.sigma[0]) ** 2 == pytest.approx(lorentz**2 / (8 * math.sqrt(2)) + 0.001, rel=1e-3)
 
 
-@every_preset
+@pytest.mark.parametrize(
+    "preset",
+    [pytest.param(p, marks=pytest.mark.slow if name in ("simxrd", "synchrotron") else ()) for name, p in PRESETS.items()],
+    ids=PRESETS,
+)
 def test_patterns_and_gradients_are_finite_and_repeat(preset: Preset, cif_folder: pathlib.Path):
     """64 draws in float32: patterns bit for bit the same again, gradients with respect to lattice and positions finite."""
     phase = load_phase_for(cif_folder / "TiO2_rutile.cif", preset, dtype=np.float32)

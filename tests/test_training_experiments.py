@@ -107,6 +107,7 @@ def test_training_speed_writes_its_numbers(monkeypatch, tmp_path, capsys):
     assert {"simulate_per_second", "model_step_per_second", "device", "models"} <= set(numbers)
 
 
+@pytest.mark.slow
 def test_a_trial_leaves_the_results_of_the_experiment_alone(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
     out_of_library(["--size", "smoke", "--models", "cnn5", "--runs", str(tmp_path)])
     found = json.loads((tmp_path / "results_smoke.json").read_text())

@@ -73,7 +73,7 @@ def _alone(library: Library, batch, sample: int, preset: str | None, **options) 
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        ("laboratory", "float64"),
+        pytest.param("laboratory", "float64", marks=SLOW),
         ("laboratory", "float32"),
         ("simxrd", "float32"),
         pytest.param("simxrd", "float64", marks=SLOW),
@@ -177,6 +177,7 @@ def test_mixture_that_keeps_its_classes_is_drawn_again_by_its_seed(library):
         assert np.abs(alone - batch.intensity[sample]).max() <= 6 * 3.2e-5 * alone.max()
 
 
+@SLOW
 def test_impurities_are_there_as_often_as_asked(library):
     stream = make_stream(library, SHORT, batch=256, impurities=Impurities(2, 0.3, Uniform(0.01, 0.1)), noise=False)
     batch = jax.device_get(stream.batch(KEY, 0))
@@ -415,6 +416,7 @@ def test_displaced_atoms_keep_the_space_group(library):
         assert distance.min(axis=1).max() < 1e-5
 
 
+@SLOW
 def test_site_displacement_parameters_vary(library):
     plain = make_stream(library, SHORT, batch=2, mode="atoms", noise=False, scale="none")
     varied = make_stream(library, SHORT, batch=2, mode="atoms", noise=False, scale="none", site_biso=2.0)

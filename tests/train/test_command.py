@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pathlib
 import shutil
@@ -294,6 +295,7 @@ def test_damaged_checkpoints_are_named(simxrd, config, run, pattern, tmp_path, d
     assert content_of(tmp_path) == before
     write_config(tmp_path / "config.py", config)
     _refused(simxrd("train", "config.py", "-o", run), folder, "damaged")
+    gc.collect()
 
 
 @pytest.mark.slow
