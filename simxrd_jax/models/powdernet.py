@@ -128,7 +128,10 @@ class PowderNet(nnx.Module):
                 y = block(y)
         y = self.norm(y)
         coarse = coarse_map(y, MAP_POSITIONS)
-        y = jnp.concatenate([jnp.mean(y, axis=1), jnp.max(y, axis=1), coarse.reshape(y.shape[0], -1)], axis=-1)
+        # Not jnp.max: its derivative counts the points that equal the maximum, and finds none where a compiler computes them
+        # twice with different rounding.
+        highest = jnp.take_along_axis(y, jnp.argmax(y, axis=1, keepdims=True), axis=1)[:, 0]
+        y = jnp.concatenate([jnp.mean(y, axis=1), highest, coarse.reshape(y.shape[0], -1)], axis=-1)
         return dropout(gelu(self.fc(y)), self.shape.rate, key, 0)
 
 

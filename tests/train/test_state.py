@@ -375,19 +375,14 @@ def _check_devices(config: TrainConfig, folder: pathlib.Path, cache: pathlib.Pat
     assert difference.max() <= 2 * devices.STEPS * config.optimizer.learning_rate + 1e-3 * config.optimizer.learning_rate
 
 
-# The derivative of its jnp.max over the axis divides by the number of points that equal the maximum. Compiled without
-# optimisation, as here, the points are computed twice and rounded otherwise, and none does.
-IT_IS_0_OVER_0 = pytest.mark.xfail(reason="PowderNet's derivative of a maximum can be 0/0", strict=True)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
         {},
-        {"model": "cnn7", "optimizer.learning_rate": "1e-5"},
+        {"model": "cnn7", "data.preset": "simxrd", "optimizer.learning_rate": "1e-5"},
         {"data.copies": "2"},
-        pytest.param({"model": "powdernet"}, marks=IT_IS_0_OVER_0),
+        {"model": "powdernet"},
     ],
     ids=str,
 )
