@@ -41,7 +41,7 @@ def main(experimental: str) -> None:
     dara = read_xy(folder / "qpa_dara_precursors/normalized/Li2CO3_0p9001-ZrO2_0p1000--8min.xrdml.xy")
     rbnb2o5f = read_xy(folder / "lab_RbNb2O5F_ozakary/RbNb2O5F.dat")
     found = [
-        *((m, XRED) for m in load_xred(folder / "lab_xred")),
+        *((m, XRED) for m in load_xred(folder / "lab_xred").measurements),
         (Measurement("dara Li2CO3 (90 wt%) + ZrO2", *dara, DARA_WAVELENGTH, 15), DARA),
         (Measurement("ozakary RbNb2O5F", *rbnb2o5f, RBNB2O5F_WAVELENGTH, 227), RBNB2O5F),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import sys
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from experiments.benchmark_out_of_library.main import main as out_of_library
+from experiments.broken_loss import config as broken
+from experiments.broken_loss import main as broken_main
 from experiments.fixed_versus_on_the_fly import config as fixed
 from experiments.fixed_versus_on_the_fly import main as fixed_main
 from experiments.imbalance import config as imbalance
@@ -32,7 +35,8 @@ def metrics(accuracy: float) -> dict[str, Any]:
 
 def result(accuracy: float) -> dict[str, Any]:
     """Results of a run, as far as tables read them."""
-    return {"test": {"targets": {task: metrics(accuracy) for task in ("crystal_system", "space_group")}}}
+    targets = {task: metrics(accuracy) for task in ("crystal_system", "space_group")}
+    return {"seconds": 90.0, "test": {"loss": 1.5, "targets": targets}}
 
 
 def test_published_tables_hold_all_models():
@@ -66,6 +70,21 @@ def test_benchmark_table_says_what_was_not_run():
     assert "| majority class |  |  |  |  | 0.100 | 0.010 |" in systems
     assert rows["CNN9"][2:] == ["not run"] * 5  # the last table, of space groups
     assert rows["PowderNet"][:2] == ["", ""]
+
+
+def test_networks_with_and_without_the_broken_loss_differ_in_nothing_else():
+    runs = broken.configs()
+    for task in broken.TASKS:
+        assert differences(runs[f"as_published-{task}"], runs[f"corrected-{task}"]) == ["variant"]
+        classes = {"crystal_system": 7, "space_group": 230}[task]
+        # One-hot classes, softmax, softmax of the loss: -log(e^p / sum e^p) at the highest p.
+        highest, other = math.e / (math.e + classes - 1), 1 / (math.e + classes - 1)
+        floor = math.log(1 + (classes - 1) * math.exp(other - highest))
+        assert broken.FLOORS[task] == pytest.approx(floor, abs=1e-4)
+    text = broken_main.table({"corrected-space_group": result(0.4)})
+    assert "| space group | CNN4 corrected | 0.400 | 0.400 | 1.500 | 0 | 1.5 |" in text
+    assert "| space group | majority class of the training | 0.100 | 0.010 |" in text
+    assert "| crystal system | CNN4 as published | not run | not run | not run | 1.780 |" in text
 
 
 def test_stored_and_fresh_runs_differ_in_nothing_else():

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from experiments.json_file import json_path, write_json
 from experiments.peak_sum_accuracy.config import CONFIG, SMOKE, Config
 from simxrd_jax.diffraction.peak_sum import peak_sum
 from simxrd_jax.diffraction.settings import REFINEMENT, TRAINING, Settings
@@ -131,7 +130,7 @@ def table(rows: list[dict[str, Any]], config: Config) -> str:
 def main() -> None:
     """Compares, prints a table and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write every case here")
+    parser.add_argument("--json", type=json_path, metavar="FILE", help="write every case here")
     parser.add_argument("--axial", type=float, help="S/L = H/L of axial divergence (default: none)")
     parser.add_argument("--smoke", action="store_true", help="a few cases only")
     arguments = parser.parse_args()
@@ -140,6 +139,4 @@ def main() -> None:
         rows = compare(config, arguments.axial)
     print(table(rows, config))
     if arguments.json:
-        beside = arguments.json.with_name(arguments.json.name + ".part")
-        beside.write_text(json.dumps(rows, indent=1) + "\n")
-        beside.replace(arguments.json)
+        write_json(arguments.json, rows)

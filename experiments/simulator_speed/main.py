@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import json
 import os
 import platform
 import resource
@@ -26,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from experiments.json_file import json_path, write_json
 from experiments.simulator_speed.config import CONFIG, Config
 from simxrd_jax.conditions import build
 from simxrd_jax.constants import RADIATIONS
@@ -191,7 +191,7 @@ def pysimxrd_rate(structures: list[CrystalStructure]) -> float | None:
 def main() -> None:
     """Measures, prints a table and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--json", type=json_path, metavar="FILE", help="write the numbers here")
     parser.add_argument(
         "--repeats", type=int, default=CONFIG.repeats, help="timed calls, fastest counts (default %(default)s)"
     )
@@ -235,9 +235,7 @@ def main() -> None:
     }
     print(table(results))
     if arguments.json:
-        beside = arguments.json.with_name(arguments.json.name + ".part")
-        beside.write_text(json.dumps(results, indent=2) + "\n")
-        beside.replace(arguments.json)
+        write_json(arguments.json, results)
 
 
 def table(results: dict[str, Any]) -> str:

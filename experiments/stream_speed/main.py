@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from experiments.json_file import json_path, write_json
 from experiments.stream_speed.config import CONFIG, SMOKE, Config
 from simxrd_jax.errors import InputError
 from simxrd_jax.library.arrays import LibraryArrays
@@ -119,7 +119,7 @@ def main() -> None:
     """Measures, prints a table and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", type=Path, default=CONFIG.library, help="library file (default: the bundled one)")
-    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--json", type=json_path, metavar="FILE", help="write the numbers here")
     parser.add_argument("--batch", type=int, action="append", help="samples a batch; may be repeated")
     parser.add_argument("--chunk", type=int, help="samples mapped at once (default: the library's choice)")
     parser.add_argument("--repeats", type=int, help="timed batches of each row")
@@ -136,6 +136,4 @@ def main() -> None:
         raise SystemExit(f"stream_speed: {error}") from None
     print(table(results))
     if given.json:
-        beside = given.json.with_name(given.json.name + ".part")
-        beside.write_text(json.dumps(results, indent=2) + "\n")
-        beside.replace(given.json)
+        write_json(given.json, results)

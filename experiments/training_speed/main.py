@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import os
 import time
 from collections.abc import Callable
@@ -20,8 +19,8 @@ import jax.numpy as jnp
 import optax
 from tqdm import tqdm
 
+from experiments.json_file import json_path, write_json
 from experiments.training_speed.config import CONFIG, SMOKE, Config
-from simxrd_jax.io.xy import write_together
 from simxrd_jax.library.store import Library, read_library
 from simxrd_jax.train.config import Data, TrainConfig
 from simxrd_jax.train.run import Run, set_up
@@ -149,7 +148,9 @@ def main() -> None:
     parser.add_argument("--library", type=Path, help="structure library (default: the bundled one)")
     parser.add_argument("--models", nargs="+", metavar="NAME", help="networks (default: cnn11 cnn4 powdernet)")
     parser.add_argument("--batch", type=int, help="patterns a step")
-    parser.add_argument("--json", type=Path, help="write the numbers here; those of the first network stand at the top")
+    parser.add_argument(
+        "--json", type=json_path, metavar="FILE", help="write the numbers here; those of the first network stand at the top"
+    )
     parser.add_argument("--smoke", action="store_true", help="the smallest measurement that runs")
     given = parser.parse_args()
     config = SMOKE if given.smoke else CONFIG
@@ -172,4 +173,4 @@ def main() -> None:
     }
     print(table(results))
     if given.json:
-        write_together({given.json: json.dumps(results, indent=2) + "\n"})
+        write_json(given.json, results)

@@ -43,6 +43,7 @@ XRED_CORRECTED = {"Mn2O3": 206}
 LABEL_SYMPREC = 0.01  # of labels from CIFs, as the libraries' labels. [A]
 SHIPPED_ARRAYS = ("id", "ptr", "two_theta", "intensity", "wavelength", "space_group", "source", "licence")
 RRUFF_CITATION = "Lafuente, Downs, Yang & Stone (2015), in: Highlights in Mineralogical Crystallography, De Gruyter, 1-30"
+RRUFF_LICENCE = "for evaluation only: RRUFF is free to use with citation and states no licence; do not redistribute"
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 # Sets by name, from the repository's root.
 PLACES = {
@@ -72,6 +73,25 @@ class Measurement:
     wavelength: float
     space_group: int = 0
     correlation: float = math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class RawSet:
+    """Patterns as they were measured.
+
+    Attributes:
+      name: of the set.
+      measurements: the patterns.
+      source: where they are from, and what to cite.
+      licence: what may be done with them.
+      left_out: a sentence for each pattern of the source that is not here.
+    """
+
+    name: str
+    measurements: Sequence[Measurement]
+    source: str
+    licence: str
+    left_out: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,16 +291,7 @@ def _resampled(x: np.ndarray, rows: np.ndarray, grid: np.ndarray) -> np.ndarray:
     return np.where(is_finer, area / np.where(is_finer, width, 1.0), values)
 
 
-def on_grid(
-    measurements: Sequence[Measurement],
-    grid_two_theta: Float[np.ndarray, " point"],
-    grid_wavelength: float,
-    *,
-    name: str,
-    source: str,
-    licence: str,
-    left_out: Sequence[str] = (),
-) -> MeasuredSet:
+def on_grid(raw: RawSet, grid_two_theta: Float[np.ndarray, " point"], grid_wavelength: float) -> MeasuredSet:
     """A set of measurements on one grid; one that covers too little of it is left out and named.
 
     Those that follow each other with the same array of angles are resampled together.
@@ -289,10 +300,10 @@ def on_grid(
       InputError: a measurement that `to_grid` refuses for another reason, or none that is left.
     """
     grid = np.asarray(grid_two_theta, dtype=np.float64)
-    missing = list(left_out)
+    missing = list(raw.left_out)
     kept: list[Measurement] = []
     patterns, covered = [], []
-    for _, members in itertools.groupby(measurements, key=lambda m: (id(m.two_theta), m.wavelength)):
+    for _, members in itertools.groupby(raw.measurements, key=lambda m: (id(m.two_theta), m.wavelength)):
         group = list(members)
         names, rows = [m.id for m in group], np.stack([m.intensity for m in group])
         try:
@@ -304,10 +315,10 @@ def on_grid(
         patterns.append(made)
         covered += [share] * len(group)
     if not kept:
-        raise InputError(f"{name}: no pattern is left of it; the first reason: {missing[0] if missing else 'it is empty'}")
+        raise InputError(f"{raw.name}: no pattern is left of it; the first reason: {missing[0] if missing else 'it is empty'}")
     numbers = np.array([m.space_group for m in kept], dtype=np.int64)
     return MeasuredSet(
-        name=name,
+        name=raw.name,
         ids=tuple(m.id for m in kept),
         two_theta=grid,
         patterns=np.concatenate(patterns),
@@ -315,8 +326,8 @@ def on_grid(
         crystal_system=tuple(system_of(int(number)) if number else "" for number in numbers),
         covered=np.array(covered),
         correlation=np.array([m.correlation for m in kept]),
-        source=source,
-        licence=licence,
+        source=raw.source,
+        licence=raw.licence,
         left_out=tuple(missing),
     )
 
@@ -324,8 +335,10 @@ def on_grid(
 # --- Sources ---------------------------------------------------------------------------------------------------------------
 
 
-def load_rruff908(path: str | os.PathLike[str]) -> list[Measurement]:
+def load_rruff908(path: str | os.PathLike[str]) -> RawSet:
     """Patterns of RRUFF with the labels of the project AGI-init/XRDs (Salgado et al. 2023).
+
+    There are no trigonal minerals among them: macro scores are over six crystal systems.
 
     Args:
       path: rruff908_dev.npz, or its folder.
@@ -341,37 +354,20 @@ def load_rruff908(path: str | os.PathLike[str]) -> list[Measurement]:
     for name, number, system in zip(ids, numbers, arrays["crystal_system"], strict=True):
         if not 1 <= number <= 230 or system_of(number) != system:
             raise InputError(f"{file}: {name} is {system} in space group {number}; correct its labels")
-    return [
+    measurements = [
         Measurement(name, two_theta, row, CU_KALPHA, number)
         for name, row, number in zip(ids, arrays["intensity"].astype(np.float64), numbers, strict=True)
     ]
+    source = f"RRUFF ({RRUFF_CITATION}), labels of AGI-init/XRDs (Salgado et al. 2023)"
+    return RawSet("rruff908", measurements, source, RRUFF_LICENCE)
 
 
-def read_rruff908(
-    path: str | os.PathLike[str], grid_two_theta: Float[np.ndarray, " point"], grid_wavelength: float
-) -> MeasuredSet:
-    """`load_rruff908` on a grid. There are no trigonal minerals among them: macro scores are over six crystal systems."""
-    return on_grid(
-        load_rruff908(path),
-        grid_two_theta,
-        grid_wavelength,
-        name="rruff908",
-        source=f"RRUFF ({RRUFF_CITATION}), labels of AGI-init/XRDs (Salgado et al. 2023)",
-        licence="for evaluation only: RRUFF is free to use with citation and states no licence; do not redistribute",
-    )
-
-
-def load_rruff90_xred(
-    folder: str | os.PathLike[str], min_correlation: float = MIN_CORRELATION
-) -> tuple[list[Measurement], list[str]]:
+def load_rruff90_xred(folder: str | os.PathLike[str], min_correlation: float = MIN_CORRELATION) -> RawSet:
     """Patterns of RRUFF in XRED, with space groups inferred by matching against the structures of AMCSD.
 
     Args:
       folder: with labels_with_sg.csv and a CSV for each pattern.
-      min_correlation: least correlation with the matched structure's pattern for a label to be trusted.
-
-    Returns:
-      The patterns, and a sentence for each one that is left out because its label cannot be trusted.
+      min_correlation: least correlation with the matched structure's pattern for a label to be trusted; others are left out.
 
     Raises:
       InputError: a file that is missing or cannot be read.
@@ -392,29 +388,11 @@ def load_rruff90_xred(
             continue
         two_theta, intensity = read_xy(place / f"{row['id']}.csv")
         measurements.append(Measurement(row["id"], two_theta, intensity, CU_KALPHA, number, float(row["r"])))
-    return measurements, left_out
+    source = f"RRUFF ({RRUFF_CITATION}) by way of WPEM/XRED; space groups inferred by matching with AMCSD"
+    return RawSet("rruff90_xred", measurements, source, RRUFF_LICENCE, left_out)
 
 
-def read_rruff90_xred(
-    folder: str | os.PathLike[str],
-    grid_two_theta: Float[np.ndarray, " point"],
-    grid_wavelength: float,
-    min_correlation: float = MIN_CORRELATION,
-) -> MeasuredSet:
-    """`load_rruff90_xred` on a grid."""
-    measurements, left_out = load_rruff90_xred(folder, min_correlation)
-    return on_grid(
-        measurements,
-        grid_two_theta,
-        grid_wavelength,
-        name="rruff90_xred",
-        source=f"RRUFF ({RRUFF_CITATION}) by way of WPEM/XRED; space groups inferred by matching with AMCSD",
-        licence="for evaluation only: RRUFF is free to use with citation and states no licence; do not redistribute",
-        left_out=left_out,
-    )
-
-
-def load_xred(folder: str | os.PathLike[str]) -> list[Measurement]:
+def load_xred(folder: str | os.PathLike[str]) -> RawSet:
     """Single-phase laboratory patterns of XRED: each a folder with a CSV and the CIF its space group is found from.
 
     Raises:
@@ -429,25 +407,12 @@ def load_xred(folder: str | os.PathLike[str]) -> list[Measurement]:
         measurements.append(Measurement(f"xred {place.name}", *read_xy(pattern), CU_KALPHA, number))
     if not measurements:
         raise InputError(f"{folder}: holds no folders with one CSV and one CIF each; give the folder of such folders")
-    return measurements
+    source = "WPEM/XRED; space groups from the CIFs of the Crystallography Open Database beside the patterns"
+    return RawSet("xred", measurements, source, "MIT")
 
 
-def read_xred(
-    folder: str | os.PathLike[str], grid_two_theta: Float[np.ndarray, " point"], grid_wavelength: float
-) -> MeasuredSet:
-    """`load_xred` on a grid."""
-    return on_grid(
-        load_xred(folder),
-        grid_two_theta,
-        grid_wavelength,
-        name="xred",
-        source="WPEM/XRED; space groups from the CIFs of the Crystallography Open Database beside the patterns",
-        licence="MIT",
-    )
-
-
-def load_shipped(path: str | os.PathLike[str]) -> tuple[list[Measurement], str, str]:
-    """Patterns of a file that `datasets/make_measured.py` writes, their source and their licence.
+def load_shipped(path: str | os.PathLike[str]) -> RawSet:
+    """Patterns of a file that `datasets/make_measured.py` writes.
 
     Raises:
       InputError: another file.
@@ -464,7 +429,8 @@ def load_shipped(path: str | os.PathLike[str]) -> tuple[list[Measurement], str, 
         )
         for i in range(len(arrays["id"]))
     ]
-    return measurements, " ".join(dict.fromkeys(str(v) for v in arrays["source"])), str(arrays["licence"])
+    source = " ".join(dict.fromkeys(str(v) for v in arrays["source"]))
+    return RawSet(pathlib.Path(path).stem, measurements, source, str(arrays["licence"]))
 
 
 def read_measured(
@@ -495,19 +461,8 @@ def read_measured(
             raise InputError(
                 f"the set {name} is not here ({PLACES[name]} from the repository's root); give the path of its files"
             )
-    if path.is_dir():
-        if (path / "labels_with_sg.csv").is_file():
-            return read_rruff90_xred(path, grid_two_theta, grid_wavelength)
-        if (path / "rruff908_dev.npz").is_file():
-            return read_rruff908(path, grid_two_theta, grid_wavelength)
-        return read_xred(path, grid_two_theta, grid_wavelength)
-    if path.suffix.lower() == ".npz":
-        with _opened(path) as data:
-            is_shipped = "ptr" in data
-        if not is_shipped:
-            return read_rruff908(path, grid_two_theta, grid_wavelength)
-        measurements, source, licence = load_shipped(path)
-        return on_grid(measurements, grid_two_theta, grid_wavelength, name=path.stem, source=source, licence=licence)
+    if path.is_dir() or path.suffix.lower() == ".npz":
+        return on_grid(_load(path), grid_two_theta, grid_wavelength)
     if wavelength is None:
         raise InputError(f"{path}: a file of one pattern does not tell its wavelength; give it in Angstrom")
     two_theta, intensity = read_xy(path)
@@ -526,6 +481,16 @@ def read_measured(
         licence="",
         left_out=(),
     )
+
+
+def _load(path: pathlib.Path) -> RawSet:
+    if path.is_dir():
+        if (path / "labels_with_sg.csv").is_file():
+            return load_rruff90_xred(path)
+        return load_rruff908(path) if (path / "rruff908_dev.npz").is_file() else load_xred(path)
+    with _opened(path) as data:
+        is_shipped = "ptr" in data
+    return load_shipped(path) if is_shipped else load_rruff908(path)
 
 
 def _inside(path: str | os.PathLike[str], name: str) -> pathlib.Path:

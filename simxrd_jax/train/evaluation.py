@@ -24,7 +24,7 @@ from simxrd_jax.library.extinction_table import EXTINCTION_GROUP
 from simxrd_jax.library.stream import Stream
 from simxrd_jax.presets import get_preset
 from simxrd_jax.train.config import TrainConfig
-from simxrd_jax.train.metrics import collapse, constant_predictor, draw_confusion, empty_evaluation, summarize, update
+from simxrd_jax.train.metrics import collapse, constant_predictor, empty_evaluation, summarize, update
 from simxrd_jax.train.state import Network, copy_keys, network_input, part_key
 from simxrd_jax.train.targets import LATTICE, as_codes, cell_of_numbers, structures_in, truth
 
@@ -242,5 +242,7 @@ def _lattice_metrics(said: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
 
 def report(evaluation: Mapping[str, Any], classes: Mapping[str, Sequence[str]], folder: pathlib.Path) -> None:
     """Draws the confusion matrices of an evaluation into a folder, confusion_TARGET.png."""
+    from simxrd_jax.train.confusion_plot import draw_confusion  # training does without Matplotlib until here
+
     for target, names in classes.items():
         draw_confusion(np.asarray(evaluation["targets"][target]["confusion"]), names, folder / f"confusion_{target}.png")

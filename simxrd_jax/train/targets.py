@@ -37,11 +37,6 @@ def names_of(library: Library, target: str) -> tuple[str, ...]:
     return SPACE_GROUPS if target == "space_group" else class_names(library, target)
 
 
-def width_of(library: Library, target: str) -> int:
-    """Outputs of the head of a target."""
-    return 6 if target == LATTICE else len(names_of(library, target))
-
-
 def codes_of(library: Library, target: str) -> np.ndarray:
     """Class of each structure, counted from 0, int32 [structure]."""
     if target == "crystal_system":

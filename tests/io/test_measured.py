@@ -19,11 +19,11 @@ from simxrd_jax.io.measured import (
     PLACES,
     Measurement,
     OffGridError,
+    RawSet,
     load_rruff90_xred,
     load_xred,
     on_grid,
     read_measured,
-    read_rruff90_xred,
     to_grid,
 )
 from simxrd_jax.io.xy import pattern_text, read_xy
@@ -232,12 +232,12 @@ def test_the_bad_one_of_several_is_named():
 def test_one_that_covers_too_little_is_left_out_of_a_set_and_named():
     x, y = good()
     half = Measurement("short", x[:1000], y[:1000], CU, 225)
-    made = on_grid([Measurement("whole", x, y, CU, 14), half], GRID, CU, name="two", source="", licence="")
+    made = on_grid(RawSet("two", [Measurement("whole", x, y, CU, 14), half], "", ""), GRID, CU)
     assert made.ids == ("whole",)
     assert made.crystal_system == ("monoclinic",)
     assert made.left_out[0].startswith("short: covers 28.6 % of the grid")
     with pytest.raises(InputError, match="no pattern is left of it; the first reason: short"):
-        on_grid([half], GRID, CU, name="one", source="", licence="")
+        on_grid(RawSet("one", [half], "", ""), GRID, CU)
     with pytest.raises(OffGridError):
         to_grid(x[:1000], y[:1000], CU, GRID, CU)
 
@@ -399,16 +399,16 @@ def test_rruff90_labels_are_trusted_from_a_correlation_on(shared_data):
     assert (len(found.ids), len(found.left_out)) == (32, 13)
     assert found.correlation.min() >= 0.7
     assert dict(zip(found.ids, found.space_group.tolist(), strict=True))["R100131"] == 167  # corundum
-    strict = read_rruff90_xred(folder, GRID, CU, min_correlation=0.9)
+    strict = on_grid(load_rruff90_xred(folder, min_correlation=0.9), GRID, CU)
     assert set(strict.ids) < set(found.ids)
     assert strict.correlation.min() >= 0.9
-    every, left_out = load_rruff90_xred(folder, min_correlation=0.0)
-    assert len(every) + len(left_out) == 45
+    every = load_rruff90_xred(folder, min_correlation=0.0)
+    assert len(every.measurements) + len(every.left_out) == 45
 
 
 def test_xred_is_what_is_shipped(shared_data, datasets):
     """`datasets/make_measured.py` changed nothing of the sources."""
-    found = load_xred(shared_data / "experimental" / "lab_xred")
+    found = load_xred(shared_data / "experimental" / "lab_xred").measurements
     with np.load(datasets / "measured.npz") as shipped:
         ends = shipped["ptr"]
         for m, (first, last) in zip(found, itertools.pairwise(ends), strict=False):

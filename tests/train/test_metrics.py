@@ -15,14 +15,13 @@ from sklearn import metrics as sk
 
 from simxrd_jax.crystal.structure import CRYSTAL_SYSTEMS
 from simxrd_jax.errors import InputError
-from simxrd_jax.train import metrics
+from simxrd_jax.train.confusion_plot import MAX_TICKS, _confusion_figure, draw_confusion
 from simxrd_jax.train.metrics import (
     FREQUENCY_BINS,
     TOP,
     Evaluation,
     collapse,
     constant_predictor,
-    draw_confusion,
     empty_evaluation,
     sum_by_group,
     summarize,
@@ -354,7 +353,7 @@ def test_pictures_are_written(tmp_path: pathlib.Path):
 def test_picture_shows_row_shares_and_system_boundaries():
     confusion = np.zeros((230, 230), int)
     confusion[[0, 0, 229], [0, 2, 229]] = [3, 1, 5]
-    axes = metrics._confusion_figure(confusion, [str(i) for i in range(1, 231)]).axes[0]
+    axes = _confusion_figure(confusion, [str(i) for i in range(1, 231)]).axes[0]
     shown = np.ma.filled(np.ma.asarray(axes.images[0].get_array()), np.nan)
     np.testing.assert_allclose(shown[0, [0, 2]], [0.75, 0.25])
     assert np.isnan(shown[100]).all()  # no samples: grey
@@ -362,5 +361,5 @@ def test_picture_shows_row_shares_and_system_boundaries():
         {float(np.asarray(line.get_xdata())[0]) for line in axes.lines if len(set(np.asarray(line.get_xdata()))) == 1}
     )
     assert lows == [last - 0.5 for last, _ in CRYSTAL_SYSTEMS[:-1]]
-    assert len(axes.get_xticks()) <= metrics.MAX_TICKS
+    assert len(axes.get_xticks()) <= MAX_TICKS
     assert [label.get_text() for label in axes.get_yticklabels()][:2] == ["1", "11"]

@@ -1,0 +1,1 @@
+"""Losses and samplings for rare space groups."""

@@ -1,0 +1,3 @@
+from experiments.broken_loss.main import main
+
+main()
