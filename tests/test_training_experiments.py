@@ -23,6 +23,7 @@ from experiments.training_speed import main as speed
 from simxrd_jax.models import model_names
 from simxrd_jax.train.benchmark import CPU_MODELS, OWN, SAME_IN_BOTH, SIZES, benchmark_configs, benchmark_table
 from simxrd_jax.train.config import differences
+from simxrd_jax.train.targets import TARGETS
 
 
 def metrics(accuracy: float) -> dict[str, Any]:
@@ -47,15 +48,16 @@ def test_published_tables_hold_all_models():
 
 def test_a_benchmark_has_each_network_once():
     configs = benchmark_configs("ool_disjoint", "simxrd", SIZES["smoke"])
-    # Eleven networks with a fault in two variants, ten without and ours in one, two tasks each.
-    assert len(configs) == 2 * (2 * 11 + len(SAME_IN_BOTH) + 1)
+    # Eleven networks with a fault in two variants, ten without in one, two tasks each; and ours with all its heads.
+    assert len(configs) == 2 * (2 * 11 + len(SAME_IN_BOTH)) + 1
     assert {c.model for c in configs.values()} == set(model_names())
     assert set(CPU_MODELS) <= set(model_names())
     a = configs["cnn4-as_published-space_group-100"]
     assert differences(a, configs["cnn4-corrected-space_group-100"]) == ["variant"]
     assert a.optimizer.learning_rate == 2.5e-4
-    own = configs[f"{OWN}-corrected-space_group-100"]
+    own = configs[f"{OWN}-corrected-all_heads-100"]
     assert (own.batch, own.steps) == (a.batch, a.steps)
+    assert set(own.targets) == set(TARGETS)
 
 
 def test_benchmark_table_says_what_was_not_run():
