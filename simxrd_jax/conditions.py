@@ -93,6 +93,7 @@ def _table() -> dict[str, Condition]:
         Condition("displacement", i, "mm", 0.0, -5.0, 5.0, "specimen displacement; positive moves lines to lower angle"),
         Condition("goniometer_radius", i, "mm", 217.5, 10.0, 1e5, "specimen to detector"),
         Condition("transparency", i, "rad", None, 0.0, 0.1, "1/(2 mu R) of a thick flat specimen"),
+        Condition("equatorial_divergence", i, "deg", None, 0.0, 5.0, "full divergence of the beam on a flat specimen"),
         Condition("axial_source", i, "", None, 0.0, 0.2, "S/L, half height of the lit specimen over the radius"),
         Condition("axial_detector", i, "", None, 0.0, 0.2, "H/L, half height of the detector slit over the radius"),
         Condition("slit_width", i, "deg", None, 0.0, 5.0, "receiving slit, a box in 2theta"),

@@ -13,11 +13,15 @@ HC_EV_ANGSTROM = 12398.419843320026  # eV A, exact since 2019; lambda[A] = hc / 
 
 @dataclass(frozen=True)
 class Radiation:
-    """Emission lines of a source: wavelengths in A (primary line first) and their relative intensities."""
+    """Emission lines of a source: wavelengths in A (primary line first), their relative intensities, natural widths or None.
+
+    A width is the Lorentzian FWHM in A; without widths a line is sharp.
+    """
 
     name: str
     wavelength: tuple[float, ...]
     weight: tuple[float, ...]
+    fwhm: tuple[float, ...] | None = None
 
     @property
     def mean_wavelength(self) -> float:
@@ -40,6 +44,17 @@ RADIATIONS = {
     **{f"{e}Ka": Radiation(f"{e}Ka", lines, (1.0, 0.5)) for e, lines in _DOUBLETS.items()},
     **{f"{e}Ka1": Radiation(f"{e}Ka1", lines[:1], (1.0,)) for e, lines in _DOUBLETS.items()},
     **{f"{e}Ka2": Radiation(f"{e}Ka2", lines[1:], (1.0,)) for e, lines in _DOUBLETS.items()},
+    # Cu K-alpha as four Lorentzians (Hoelzer et al. 1997, table II and III): energies 8047.8372, 8045.3672, 8027.9935 and
+    # 8026.5041 eV, FWHM 2.285, 3.358, 2.666 and 3.571 eV, integrated intensities.
+    "CuKa4": Radiation(
+        "CuKa4",
+        tuple(HC_EV_ANGSTROM / energy for energy in (8047.8372, 8045.3672, 8027.9935, 8026.5041)),
+        (0.579, 0.080, 0.236, 0.105),
+        tuple(
+            HC_EV_ANGSTROM / energy * width / energy
+            for energy, width in ((8047.8372, 2.285), (8045.3672, 3.358), (8027.9935, 2.666), (8026.5041, 3.571))
+        ),
+    ),
     # The single Cu line of the SimXRD-4M patterns, the mean of the doublet.
     "SimXRD": Radiation("SimXRD", (1.54184,), (1.0,)),
 }

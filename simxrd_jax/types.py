@@ -137,6 +137,8 @@ class Instrument:
         to lower angle). [mm]
       goniometer_radius: [mm]
       transparency: 1/(2 mu R) of a thick flat specimen, or None; shifts lines by -transparency sin(2theta). [rad]
+      equatorial_divergence: full angle of the beam that lights a flat specimen, which lies on the focusing circle in its
+        middle only, or None; smears lines to lower angle. [deg]
       axial_source: S/L, half height of the illuminated specimen over the radius, or None (no axial divergence).
       axial_detector: H/L, half height of the detector slit over the radius, or None.
       slit_width: full width of the receiving slit, a box in 2theta, or None. [deg]
@@ -156,6 +158,7 @@ class Instrument:
     displacement: Scalar = 0.0
     goniometer_radius: Scalar = 217.5
     transparency: Scalar | None = None
+    equatorial_divergence: Scalar | None = None
     axial_source: Scalar | None = None
     axial_detector: Scalar | None = None
     slit_width: Scalar | None = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Iterator
 
+import jax
 import pytest
 from jaxtyping import install_import_hook
 
@@ -16,10 +18,18 @@ DEVICE_MODULES = [
     "simxrd_jax.crystal.structure_factor",
     "simxrd_jax.numerics",
     "simxrd_jax.train.losses",
+    "simxrd_jax.refine.model",
 ]
 install_import_hook(DEVICE_MODULES, "runtime_types.check")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Float64 for one test; otherwise float32, as JAX starts."""
+    with jax.enable_x64(True):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,20 +17,18 @@ def table(results: Mapping[str, Any]) -> str:
     rows = [["task", "network", "accuracy", "macro F1", "loss on the test", "lowest loss possible", "minutes"]]
     for task in TASKS:
         title = task.replace("_", " ")
-        made: Mapping[str, Any] | None = None
         for variant in VARIANTS:
-            result = results.get(f"{variant}-{task}")
+            name = f"CNN4 {variant.replace('_', ' ')}"
             floor = f"{FLOORS[task]:.3f}" if variant == "as_published" else "0"
+            result = results.get(f"{variant}-{task}")
             if result is None:
-                rows.append([title, f"CNN4 {variant.replace('_', ' ')}", *["not run"] * 3, floor, ""])
+                rows.append([title, name, *["not run"] * 3, floor, ""])
                 continue
             made = result["test"]["targets"][task]
-            numbers = [f"{made[metric]:.3f}" for metric in METRICS]
-            seconds = f"{result['seconds'] / 60:.1f}"
-            rows.append(
-                [title, f"CNN4 {variant.replace('_', ' ')}", *numbers, f"{result['test']['loss']:.3f}", floor, seconds]
-            )
-        if made is not None:
+            loss, minutes = f"{result['test']['loss']:.3f}", f"{result['seconds'] / 60:.1f}"
+            rows.append([title, name, *(f"{made[metric]:.3f}" for metric in METRICS), loss, floor, minutes])
+        tested = [results[f"{v}-{task}"]["test"]["targets"][task] for v in VARIANTS if f"{v}-{task}" in results]
+        for made in tested[:1]:  # constant answers are the same for all
             for name, key in (("majority class of the training", "majority"), ("best constant answer", "best_constant")):
                 rows.append([title, name, *(f"{made[key][metric]:.3f}" for metric in METRICS), "", "", ""])
     return markdown(rows)

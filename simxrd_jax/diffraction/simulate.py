@@ -18,7 +18,7 @@ from simxrd_jax.crystal import cell
 from simxrd_jax.crystal.structure_factor import amplitudes, cell_mass, powder_f_squared
 from simxrd_jax.diffraction.background import background as background_curve
 from simxrd_jax.diffraction.corrections import cylinder_absorption, lorentz_polarization
-from simxrd_jax.diffraction.geometry import observed_two_theta, sin_theta
+from simxrd_jax.diffraction.geometry import flat_specimen, observed_two_theta, sin_theta
 from simxrd_jax.diffraction.peak_sum import peak_sum
 from simxrd_jax.diffraction.settings import Settings
 from simxrd_jax.diffraction.texture import orbit_march_dollase
@@ -128,6 +128,7 @@ def bragg_pattern(phase: Phase, instrument: Instrument, grid: Grid, settings: Se
     peaks = peak_list(phase.crystal, phase.reflections, specimen, instrument, phase.f_squared, settings.split_orbits)
     if settings.cut_far_peaks:
         peaks = cut_far_peaks(peaks, specimen, instrument, grid)
+    peaks = flat_specimen(peaks, instrument)
     return peak_sum(peaks, specimen, instrument, grid, settings)
 
 

@@ -25,6 +25,7 @@ from jaxtyping import Float, Int, Integer, Key
 
 from simxrd_jax.crystal import cell
 from simxrd_jax.crystal.structure_factor import combine, geometric_factors, powder_f_squared
+from simxrd_jax.diffraction.geometry import flat_specimen
 from simxrd_jax.diffraction.noise import DRAW_DTYPE
 from simxrd_jax.diffraction.peak_sum import METHODS
 from simxrd_jax.diffraction.settings import Settings
@@ -130,6 +131,7 @@ def add_phase(
         peaks = peaks_of_cell(phase.cell, hkl, multiplicity, f_squared, one, instrument, phase.rotations)
         if settings.cut_far_peaks:
             peaks = cut_far_peaks(peaks, specimen, instrument, grid)
+        peaks = flat_specimen(peaks, instrument)
         return add(total, peaks, specimen, instrument, grid, settings)
 
     return lax.fori_loop(0, phase.reflection_blocks, body, total)

@@ -1,8 +1,8 @@
-"""Device zone. PowderNet: our own network, a small residual network over the pattern's root, with several heads.
+"""Device zone. PowderNet: our own network, a small residual network over the pattern, with several heads.
 
-The root of the intensity lets weak reflections count beside strong ones. Blocks have the form of K. He et al. (2016) with the
-layer normalisation, GELU and learned scales of Z. Liu et al. (2022), but full convolutions in place of depthwise ones, which
-XLA runs slowly on CPU. Heads read the mean and the maximum over the axis and a coarse map of it.
+Blocks have the form of K. He et al. (2016) with the layer normalisation, GELU and learned scales of Z. Liu et al. (2022), but
+full convolutions in place of depthwise ones, which XLA runs slowly on CPU. Heads read the mean and the maximum over the axis
+and a coarse map of it.
 
 Reference: K. He et al., ECCV 2016 (identity mappings); Z. Liu et al., CVPR 2022, 11976 (ConvNeXt).
 """
@@ -21,6 +21,7 @@ from jaxtyping import Float
 from simxrd_jax.models.classifier import check_points
 from simxrd_jax.models.layers import Array, Convolution, DropoutKey, LayerNorm, Linear, dropout, gelu
 
+INTENSITY_SCALE = 20.0  # of patterns with the highest point 100
 LAYER_SCALE = 1e-1  # first value of a block's learned scale; few blocks need no smaller one
 MAP_POSITIONS = 16  # of the coarse map that the heads read
 
@@ -110,7 +111,7 @@ class PowderNet(nnx.Module):
 
     def features(self, x: Float[Array, "batch point"], key: DropoutKey = None) -> Float[Array, "batch feature"]:
         """What the heads read."""
-        y = jnp.sqrt(jnp.maximum(jnp.asarray(x), 0.0) / 100.0)[..., None]
+        y = jnp.asarray(x)[..., None] / INTENSITY_SCALE
         y = y.astype(self.dtype or y.dtype)
         y = self.stem_norm(self.stem(y))
         for i, stage in enumerate(self.stages):

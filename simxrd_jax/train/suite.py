@@ -22,7 +22,7 @@ from simxrd_jax.train.cache import use_compilation_cache
 from simxrd_jax.train.config import TrainConfig, from_dict
 from simxrd_jax.train.loop import train
 
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+MARKS = "<!-- {name}: begin -->", "<!-- {name}: end -->"  # of the place of a table in a README
 NOT_KEPT = ("confusion", "classes")  # of a target's metrics: large, and in each run's own results.json
 
 
@@ -95,8 +95,8 @@ def markdown(rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def write_table(readme: pathlib.Path, text: str) -> None:
-    """Puts text between the marks of a README.
+def write_table(readme: pathlib.Path, text: str, name: str = "results") -> None:
+    """Puts text between the marks of a name in a README.
 
     Raises:
       InputError: there is no README, or not one pair of marks in it.
@@ -105,10 +105,11 @@ def write_table(readme: pathlib.Path, text: str) -> None:
         content = readme.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{readme}: cannot be read ({error.strerror}); restore it") from error
-    if not content.count(BEGIN) == content.count(END) == 1 or content.index(END) < content.index(BEGIN):
-        raise InputError(f"{readme}: has no place for the table; add the lines {BEGIN} and {END}, once each")
-    before, after = content.split(BEGIN)[0], content.split(END)[1]
-    write_together({readme: f"{before}{BEGIN}\n{text}\n{END}{after}"})
+    begin, end = (mark.format(name=name) for mark in MARKS)
+    if not content.count(begin) == content.count(end) == 1 or content.index(end) < content.index(begin):
+        raise InputError(f"{readme}: has no place for the table; add the lines {begin} and {end}, once each")
+    before, after = content.split(begin)[0], content.split(end)[1]
+    write_together({readme: f"{before}{begin}\n{text}\n{end}{after}"})
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -167,8 +168,9 @@ def finish(
     readme: pathlib.Path | None,
     make_table: Callable[[Mapping[str, Any]], str],
     after: Callable[[pathlib.Path, pathlib.Path], None] = lambda runs, results: None,
+    place: str = "results",
 ) -> None:
-    """Makes runs, prints their table and puts it into a README; ends the process with 1 if a run failed."""
+    """Makes runs, prints their table and puts it into its place in a README; ends the process with 1 if a run failed."""
 
     def say(sentence: str) -> None:
         print(sentence, file=sys.stderr)
@@ -181,7 +183,7 @@ def finish(
         table = make_table(read_results(results))
         print(table)
         if readme is not None:
-            write_table(readme, table)
+            write_table(readme, table, place)
     except InputError as error:
         say(str(error))
         sys.exit(1)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simxrd_jax.diffraction.geometry import observed_two_theta, sin_theta
-from simxrd_jax.types import Instrument
+from simxrd_jax.diffraction.geometry import flat_specimen, observed_two_theta, sin_theta
+from simxrd_jax.types import Instrument, PeakList
 
 
 def _instrument(**kwargs) -> Instrument:
@@ -93,3 +93,18 @@ def test_float32(x64):
     assert single.dtype == jnp.float32
     # Half a unit in the last place of 36 deg is 2e-6 deg; a few roundings.
     assert float(single[0]) == pytest.approx(float(exact[0]), abs=1e-5)
+
+
+def test_flat_specimen_smears_to_lower_angle(x64):
+    """Moments of -g^2 cot(theta) over a uniform beam: mean -a^2/12 cot, variance a^4/180 cot^2, in radians."""
+    bragg = np.array([[21.0, 60.0, 90.0, 140.0]])
+    peaks = PeakList(jnp.asarray(bragg + 0.01), jnp.asarray(bragg), jnp.asarray([[3.0, 2.0, 1.0, 5.0]]))
+    assert flat_specimen(peaks, _instrument()) is peaks
+    smeared = flat_specimen(peaks, _instrument(equatorial_divergence=1.2))
+    intensity = np.asarray(smeared.intensity).reshape(3, 4)
+    shift = np.radians(np.asarray(smeared.two_theta).reshape(3, 4) - (bragg + 0.01))
+    np.testing.assert_allclose(intensity.sum(axis=0), [3.0, 2.0, 1.0, 5.0], rtol=1e-12)
+    share, cotangent, a = intensity / intensity.sum(axis=0), 1 / np.tan(np.radians(bragg[0] / 2)), np.radians(1.2)
+    mean = (share * shift).sum(axis=0)
+    np.testing.assert_allclose(mean, -(a**2) / 12 * cotangent, rtol=1e-9)
+    np.testing.assert_allclose((share * (shift - mean) ** 2).sum(axis=0), a**4 / 180 * cotangent**2, rtol=1e-8)

@@ -49,8 +49,8 @@ def _random_point(folder) -> tuple[tuple[Crystal, Specimen, Instrument, Backgrou
     instrument = Instrument(
         wavelength=WAVELENGTH, line_weight=np.array([1.0, 0.5]), line_fwhm=np.array([5e-4, 6e-4]), polarization_fraction=0.6,
         monochromator_two_theta=26.0, caglioti_u=0.02, caglioti_v=-0.01, caglioti_w=0.06, lorentz_inverse_cos=0.01,
-        lorentz_tan=0.02, zero_shift=0.02, displacement=0.05, goniometer_radius=217.5, transparency=1e-4, axial_source=0.02,
-        axial_detector=0.015, slit_width=0.05,
+        lorentz_tan=0.02, zero_shift=0.02, displacement=0.05, goniometer_radius=217.5, transparency=1e-4,
+        equatorial_divergence=0.8, axial_source=0.02, axial_detector=0.015, slit_width=0.05,
     )  # fmt: skip
     background = Background(
         chebyshev=rng.normal(size=4), polynomial=rng.normal(size=5), polynomial_height=0.5, air_scatter=10.0,

@@ -15,7 +15,9 @@ from simxrd_jax.models.registry import MODELS
 from simxrd_jax.train import benchmark, suite
 from simxrd_jax.train.benchmark import SAME_IN_BOTH, SIZES, Size, benchmark_configs, benchmark_table
 from simxrd_jax.train.config import TrainConfig, override, to_dict
-from simxrd_jax.train.suite import BEGIN, END, markdown, mean_and_spread, read_results, run_all, write_table
+from simxrd_jax.train.suite import MARKS, markdown, mean_and_spread, read_results, run_all, write_table
+
+BEGIN, END = (mark.format(name="results") for mark in MARKS)
 
 
 @pytest.fixture
@@ -142,10 +144,11 @@ def test_cells():
 
 def test_the_benchmark_is_every_network_in_both_variants_for_both_tasks():
     configs = benchmark_configs("ool_disjoint", "simxrd", SIZES["full"])
-    networks = 2 * 21 - len(SAME_IN_BOTH) + 1  # and our own
-    assert len(configs) == networks * 2 * 5
+    networks = 2 * 21 - len(SAME_IN_BOTH)
+    assert len(configs) == (networks * 2 + 1) * 5  # our own once, with all heads
     for name, config in configs.items():
-        assert name == f"{config.model}-{config.variant}-{config.targets[0]}-{config.seed}"
+        task = "all_heads" if config.model == "powdernet" else config.targets[0]
+        assert name == f"{config.model}-{config.variant}-{task}-{config.seed}"
         assert (config.batch, config.steps, config.data.split, config.data.preset) == (128, 100_000, "ool_disjoint", "simxrd")
         if config.model != "powdernet":
             assert (config.optimizer.name, config.optimizer.learning_rate, config.optimizer.schedule) == (

@@ -1,0 +1,1 @@
+"""Host zone. Readers of powder patterns, one file a vendor; `simxrd_jax.io.patterns` chooses among them."""

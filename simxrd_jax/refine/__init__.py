@@ -1,0 +1,1 @@
+"""Refinement: physical parameters of the simulator fitted to measured patterns."""

@@ -1,0 +1,416 @@
+"""Host zone. From structures, radiation and a measured grid to a model and the table of its parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import gemmi
+import numpy as np
+import scipy.linalg
+
+from simxrd_jax.constants import Radiation
+from simxrd_jax.crystal.build import make_crystal
+from simxrd_jax.crystal.constraints import CELL_NAMES, AtomMaps, atom_maps, cell_parameters, occupancy_groups, site_basis
+from simxrd_jax.crystal.reflections import make_reflections
+from simxrd_jax.crystal.structure import CrystalStructure, element_of
+from simxrd_jax.diffraction.settings import Settings
+from simxrd_jax.errors import InputError
+from simxrd_jax.phases import as_radiation
+from simxrd_jax.refine.model import Interpolation, Layout, ModelArrays, PhaseArrays, PhaseLayout
+from simxrd_jax.refine.parameters import Kind, Parameter, ParameterTable
+from simxrd_jax.types import Background, Grid, Instrument, Specimen
+
+# Displacement parameter of sites for which a structure states none; B = 0 would raise intensities at high angle by 11 to
+# 14 % (ZnO, CaF2). [A^2]
+DEFAULT_BISO = 0.5
+# How far outside the range reflections are listed, and for how large a change of the cell; a refinement's list is fixed.
+MARGIN, MAX_STRAIN = 2.0, 0.01
+# Of uneven points: even points at most, and how many of them a measured point is interpolated from.
+MAX_POINTS, STENCIL = 100_000, 6
+
+
+@dataclasses.dataclass(frozen=True)
+class InstrumentStart:
+    """Values at which an instrument starts, and which effects its model has.
+
+    Attributes:
+      values: field of `Instrument` -> value.
+      has_axial_divergence: whether peaks have the asymmetry of axial divergence.
+    """
+
+    values: dict[str, float] = dataclasses.field(default_factory=dict)
+    has_axial_divergence: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseStart:
+    """A phase as a refinement starts from it.
+
+    Attributes:
+      name: in the parameters' names.
+      structure: cell, sites, operators.
+      texture_axis: plane normal of a preferred orientation, or None for a random powder.
+      values: field of `Specimen` -> value.
+    """
+
+    name: str
+    structure: CrystalStructure
+    texture_axis: tuple[float, float, float] | None = None
+    values: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tie:
+    """A value that follows from others, p = offset + sum of factors times values.
+
+    Attributes:
+      name: of the parameter.
+      factors: parameter -> factor.
+      offset: constant.
+    """
+
+    name: str
+    factors: dict[str, float]
+    offset: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A model ready for fits.
+
+    Attributes:
+      table: of its parameters.
+      layout, arrays, settings: what the device needs, see `refine.model`.
+      phases: as it was made of.
+      radiation: likewise.
+      ties: what values follow from others.
+      notes: defaults taken, one sentence each.
+    """
+
+    table: ParameterTable
+    layout: Layout
+    arrays: ModelArrays
+    settings: Settings
+    phases: tuple[PhaseStart, ...]
+    radiation: Radiation
+    ties: tuple[Tie, ...]
+    notes: tuple[str, ...]
+
+
+# Field of Instrument -> group, unit, kind, typical change.
+INSTRUMENT_FIELDS: dict[str, tuple[str, str, Kind, float]] = {
+    "zero_shift": ("position", "deg", "linear", 0.02),
+    "displacement": ("position", "mm", "linear", 0.05),
+    "caglioti_u": ("width", "deg^2", "linear", 0.005),
+    "caglioti_v": ("width", "deg^2", "linear", 0.005),
+    "caglioti_w": ("width", "deg^2", "positive", 0.002),
+    "lorentz_inverse_cos": ("width", "deg", "linear", 0.02),
+    "lorentz_tan": ("width", "deg", "linear", 0.02),
+    "polarization_fraction": ("other", "", "linear", 0.1),
+    "monochromator_two_theta": ("other", "deg", "linear", 5.0),
+    "goniometer_radius": ("other", "mm", "linear", 10.0),
+    "transparency": ("other", "", "linear", 1e-4),
+    "equatorial_divergence": ("other", "deg", "linear", 0.1),
+    "slit_width": ("other", "deg", "linear", 0.02),
+}
+# Effects that a model has only where the instrument states them.
+OPTIONAL_FIELDS = ("transparency", "equatorial_divergence", "slit_width")
+AXIAL_FIELDS: dict[str, tuple[str, str, Kind, float]] = {
+    "axial_source": ("width", "", "positive", 0.02),
+    "axial_detector": ("width", "", "positive", 0.02),
+}
+SPECIMEN_FIELDS: dict[str, tuple[str, str, Kind, float]] = {
+    "scale": ("scale", "", "positive", 1.0),
+    "grain_size": ("width", "A", "inverse", 1e-3),
+    "size_gauss_fraction": ("other", "", "bounded", 1.0),
+    "microstrain": ("width", "", "positive", 5e-4),
+    "microstrain_gauss_fraction": ("other", "", "bounded", 1.0),
+    "biso": ("displacement", "A^2", "linear", 0.3),
+}
+TEXTURE_FIELDS: dict[str, tuple[str, str, Kind, float]] = {"march_dollase": ("texture", "", "positive", 1.0)}
+INSTRUMENT_START = {"caglioti_w": 0.005, "axial_source": 0.02, "axial_detector": 0.02}
+SPECIMEN_START = {"scale": 1.0, "grain_size": 1500.0, "microstrain": 5e-4, "march_dollase": 1.0}
+
+
+def make_model(
+    phases: Sequence[PhaseStart],
+    radiation: Radiation | str | float,
+    two_theta: np.ndarray,
+    *,
+    instrument: InstrumentStart | None = None,
+    background_terms: int = 8,
+    humps: Sequence[tuple[float, float]] = (),
+    settings: Settings | None = None,
+    dispersion: bool = True,
+) -> Model:
+    """A model of a measurement.
+
+    Args:
+      phases: with names that differ.
+      radiation: emission lines, their name, or one wavelength [A].
+      two_theta: measured points, rising. [deg]
+      instrument: where it starts.
+      background_terms: Chebyshev coefficients.
+      humps: position and FWHM of amorphous humps. [deg]
+      settings: of the simulator; by default the FFT sum at refinement accuracy.
+      dispersion: False sets f' = f'' = 0.
+
+    Raises:
+      InputError: no phase, two of one name, or one without a reflection in the range.
+    """
+    if not phases:
+        raise InputError("a refinement needs at least one phase; give --phase FILE.cif")
+    radiation = as_radiation(radiation)
+    start = instrument or InstrumentStart()
+    points = np.asarray(two_theta, dtype=np.float64)
+    grid, interpolation = computing_grid(points)
+    notes: list[str] = []
+    fields = INSTRUMENT_FIELDS | (AXIAL_FIELDS if start.has_axial_divergence else {})
+    fields = {field: kind for field, kind in fields.items() if field not in OPTIONAL_FIELDS or field in start.values}
+    unknown = [name for name in start.values if name not in INSTRUMENT_FIELDS | AXIAL_FIELDS]
+    if unknown:
+        raise InputError(f"the instrument has no refinable value {unknown[0]!r}; choose from {', '.join(fields)}")
+    base = Instrument(
+        wavelength=np.array(radiation.wavelength),
+        line_weight=np.array(radiation.weight),
+        line_fwhm=None if radiation.fwhm is None else np.array(radiation.fwhm),
+    )
+    parameters = [
+        _parameter(f"instrument.{field}", fields[field], {**_defaults(base, field), **INSTRUMENT_START, **start.values}[field])
+        for field in fields
+    ]
+    lines = tuple(f"wavelength.{i}" for i in range(len(radiation.wavelength)))
+    parameters += [
+        Parameter(f"instrument.{line}", float(radiation.wavelength[i]), "other", "A", "linear", 1e-4)
+        for i, line in enumerate(lines)
+    ]
+    ties: list[Tie] = []
+    if start.has_axial_divergence and start.values.get("axial_detector") == start.values.get("axial_source"):
+        # The two are nearly one parameter for most patterns.
+        ties.append(Tie("instrument.axial_detector", {"instrument.axial_source": 1.0}))
+    background: list[tuple[str, int]] = [("chebyshev", background_terms)]
+    parameters += [Parameter(f"background.chebyshev.{i}", 0.0, "background") for i in range(background_terms)]
+    if humps:
+        background += [(field, len(humps)) for field in ("hump_position", "hump_fwhm", "hump_height")]
+        parameters += [Parameter(f"background.hump_position.{i}", p, "hump", "deg") for i, (p, _) in enumerate(humps)]
+        parameters += [
+            Parameter(f"background.hump_fwhm.{i}", w, "hump", "deg", "positive", w) for i, (_, w) in enumerate(humps)
+        ]
+        parameters += [Parameter(f"background.hump_height.{i}", 0.0, "background") for i in range(len(humps))]
+    layouts, arrays = [], []
+    for phase in phases:
+        made = _phase(phase, radiation, grid, dispersion)
+        layouts.append(made.layout)
+        arrays.append(made.arrays)
+        parameters += made.parameters
+        notes += made.notes
+        ties += made.ties
+    return Model(
+        table=ParameterTable(parameters),
+        layout=Layout(instrument=(*fields, *lines), background=tuple(background), phases=tuple(layouts)),
+        arrays=ModelArrays(tuple(arrays), base, Background(), points, grid, interpolation),
+        settings=settings or Settings(),
+        phases=tuple(phases),
+        radiation=radiation,
+        ties=tuple(ties),
+        notes=tuple(notes),
+    )
+
+
+def computing_grid(two_theta: np.ndarray) -> tuple[Grid, Interpolation | None]:
+    """Even points to sum peaks on, and the way from them to the measured ones (None where they are the same).
+
+    Raises:
+      InputError: points that do not rise.
+    """
+    measured = Grid.from_points(two_theta)
+    if measured.is_uniform:
+        return measured, None
+    span = float(two_theta[-1] - two_theta[0])
+    step = max(float(np.quantile(np.diff(two_theta), 0.01)), span / MAX_POINTS)
+    pad = STENCIL // 2
+    grid = Grid.uniform(float(two_theta[0]) - pad * step, float(two_theta[-1]) + (pad + 1) * step, step)
+    place = (two_theta - grid.start) / grid.step
+    first = np.clip(np.floor(place).astype(np.int32) - (pad - 1), 0, grid.size - STENCIL)
+    away = (place - first)[:, None] - np.arange(STENCIL)
+    weight = np.ones((len(two_theta), STENCIL))
+    for i in range(STENCIL):
+        for j in range(STENCIL):
+            if i != j:
+                weight[:, i] *= away[:, j] / (i - j)
+    return grid, Interpolation(first, weight)
+
+
+def _parameter(name: str, field: tuple[str, str, Kind, float], value: float) -> Parameter:
+    group, unit, kind, scale = field
+    bounds = {"lower": 0.0, "upper": 1.0} if kind == "bounded" else {}
+    return Parameter(name, float(value), group, unit, kind, scale, **bounds)
+
+
+def _defaults(base: Any, field: str) -> dict[str, float]:
+    value = getattr(base, field)
+    return {} if value is None else {field: float(value)}
+
+
+@dataclasses.dataclass
+class _Phase:
+    layout: PhaseLayout
+    arrays: PhaseArrays
+    parameters: list[Parameter]
+    notes: list[str]
+    ties: list[Tie]
+
+
+def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool) -> _Phase:
+    structure, prefix = start.structure, f"phases.{start.name}"
+    notes: list[str] = []
+    if not structure.has_displacement:
+        structure = dataclasses.replace(structure, biso=np.full(len(structure.species), DEFAULT_BISO))
+        notes.append(f"{start.name}: the structure states no displacement parameters; B = {DEFAULT_BISO:g} A^2 is taken.")
+    points = np.asarray(grid.two_theta)
+    lines = np.asarray(radiation.wavelength)
+    crystal = make_crystal(structure, radiation.mean_wavelength, dispersion=dispersion)
+    reflections = make_reflections(structure, lines, points[0], points[-1], margin=MARGIN, max_strain=MAX_STRAIN)
+    if not np.any(reflections.multiplicity):
+        raise InputError(f"{structure.source}: {start.name} has no reflection between {points[0]:g} and {points[-1]:g} deg")
+    specimen = Specimen()
+    fields = dict(SPECIMEN_FIELDS)
+    if start.texture_axis is not None:
+        fields |= TEXTURE_FIELDS
+        specimen = dataclasses.replace(specimen, texture_axis=np.array(start.texture_axis, dtype=float))
+    values = {field: {**_defaults(specimen, field), **SPECIMEN_START, **start.values}[field] for field in fields}
+    parameters = [_parameter(f"{prefix}.{field}", fields[field], values[field]) for field in fields]
+
+    basis = cell_parameters(structure)
+    six = _six(structure.lattice)
+    for name in basis.names:
+        at = CELL_NAMES.index(name)
+        scale, unit = (1e-3 * six[at], "A") if at < 3 else (0.05, "deg")
+        parameters.append(Parameter(f"{prefix}.cell.{name}", float(six[at]), "cell", unit, "linear", scale))
+
+    maps = atom_maps(structure)
+    labels = _site_names(structure)
+    n_atom = len(structure.atoms.frac)
+    columns: list[np.ndarray] = []
+    coordinates: list[float] = []
+    held = _origin(structure, maps)
+    for entry in dict.fromkeys(int(s) for s in maps.position):
+        found = site_basis(structure, entry)
+        mine = maps.position == entry
+        for k, name in enumerate(found.coordinate_names):
+            column = np.zeros((n_atom, 3))
+            column[mine] = maps.position_rotation[mine] @ found.coordinates[:, k]
+            columns.append(column)
+            coordinates.append(float(structure.frac[entry]["xyz".index(name)]))
+            group = "other" if (entry, name) in held else "coordinate"
+            parameters.append(Parameter(f"{prefix}.sites.{labels[entry]}.{name}", coordinates[-1], group, scale=1e-3))
+    sites = list(dict.fromkeys(int(s) for s in maps.site))
+    # A tensor holds an isotropic part: a B beside it would be the same parameter twice.
+    isotropic = [entry for entry in sites if structure.u_aniso is None or not np.any(structure.u_aniso[entry])]
+    biso_of = {entry: i for i, entry in enumerate(isotropic)}
+    for entry in isotropic:
+        parameters.append(
+            Parameter(
+                f"{prefix}.sites.{labels[entry]}.biso", float(structure.biso[entry]), "displacement", "A^2", "linear", 0.3
+            )
+        )
+    u_columns: list[np.ndarray] = []
+    if structure.u_aniso is not None:
+        for entry in sites:
+            if not np.any(structure.u_aniso[entry]):
+                continue
+            found = site_basis(structure, entry)
+            for k, name in enumerate(found.u_names):
+                column = np.zeros((n_atom, 3, 3))
+                mine = maps.site == entry
+                column[mine] = _tensor(maps.u_map[mine] @ found.u_tensor[:, k])
+                u_columns.append(column)
+                i, j = int(name[1]) - 1, int(name[2]) - 1
+                parameters.append(
+                    Parameter(
+                        f"{prefix}.sites.{labels[entry]}.{name}",
+                        float(structure.u_aniso[entry][i, j]),
+                        "displacement",
+                        "A^2",
+                        "linear",
+                        4e-3,
+                    )
+                )
+    atoms = structure.atoms
+    occupancy = np.zeros((n_atom, len(atoms.species), len(structure.species)))
+    for entry, species in enumerate(structure.species):
+        mine = maps.site == atoms.site_of_entry[entry]
+        occupancy[mine, atoms.species.index(species), entry] = 1.0
+        parameters.append(
+            Parameter(
+                f"{prefix}.sites.{labels[entry]}.occupancy", float(structure.occupancy[entry]), "occupancy", "", "linear", 0.05
+            )
+        )
+    ties: list[Tie] = []
+    for group in occupancy_groups(structure):
+        # The last species of a mixed site fills what the others leave.
+        *others, last = (f"{prefix}.sites.{labels[entry]}.occupancy" for entry in group)
+        ties.append(Tie(last, dict.fromkeys(others, -1.0), float(structure.occupancy[list(group)].sum())))
+    layout = PhaseLayout(
+        specimen=tuple(fields),
+        cell=len(basis.names),
+        coordinate=len(columns),
+        biso=len(isotropic),
+        u_aniso=len(u_columns),
+        occupancy=len(structure.species),
+    )
+    arrays = PhaseArrays(
+        crystal=crystal,
+        reflections=reflections,
+        cell_index=np.asarray(basis.index),
+        cell_fixed=np.asarray(basis.fixed, dtype=float),
+        coordinate_start=np.array(coordinates),
+        coordinate_map=np.stack(columns, axis=-1) if columns else np.zeros((n_atom, 3, 0)),
+        biso_site=np.array([biso_of.get(int(s), -1) for s in maps.site]),
+        u_map=np.stack(u_columns, axis=-1) if u_columns else np.zeros((n_atom, 3, 3, 0)),
+        occupancy_map=occupancy,
+        specimen=specimen,
+    )
+    return _Phase(layout, arrays, parameters, notes, ties)
+
+
+def _origin(structure: CrystalStructure, maps: AtomMaps) -> set[tuple[int, str]]:
+    """Coordinates that fix the origin of a polar group: the heaviest site's along the directions that no operator turns.
+
+    A shift of all atoms along them changes nothing, so that one coordinate of each must not be refined.
+    """
+    kernel = scipy.linalg.null_space((structure.rotations - np.eye(3)).reshape(-1, 3))
+    pivots = scipy.linalg.qr(kernel.T, pivoting=True)[-1]
+    number = {
+        entry: gemmi.Element(element_of(structure.species[entry])).atomic_number for entry in set(maps.position.tolist())
+    }
+    heaviest = max(number, key=lambda entry: number[entry] * np.sum(maps.position == entry))
+    return {(heaviest, "xyz"[axis]) for axis in pivots[: kernel.shape[1]]}
+
+
+def _six(lattice: np.ndarray) -> np.ndarray:
+    """a, b, c, alpha, beta, gamma. [A, deg]"""
+    lengths = np.linalg.norm(lattice, axis=1)
+    unit = lattice / lengths[:, None]
+    cosines = np.array([unit[1] @ unit[2], unit[0] @ unit[2], unit[0] @ unit[1]])
+    return np.concatenate([lengths, np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0)))])
+
+
+def _tensor(six: np.ndarray) -> np.ndarray:
+    """Symmetric tensors [atom, 3, 3] of (11, 22, 33, 12, 13, 23) [atom, 6]."""
+    order = np.array([[0, 3, 4], [3, 1, 5], [4, 5, 2]])
+    return six[:, order]
+
+
+def _site_names(structure: CrystalStructure) -> list[str]:
+    """Labels of the entries, those that occur twice with a number; dots, which part a parameter's name, are left out."""
+    names: list[str] = []
+    for label in structure.site_labels:
+        name = label.replace(".", "_")
+        count = 1
+        while (name if count == 1 else f"{name}_{count}") in names:
+            count += 1
+        names.append(name if count == 1 else f"{name}_{count}")
+    return names

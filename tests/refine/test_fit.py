@@ -1,0 +1,158 @@
+"""Fits of simulated patterns whose parameters are known."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simxrd_jax.errors import InputError
+from simxrd_jax.io.cif import read_cif
+from simxrd_jax.refine import fit as fit_module
+from simxrd_jax.refine.build import InstrumentStart, PhaseStart, make_model
+from simxrd_jax.refine.fit import refine, refine_many
+from simxrd_jax.refine.model import pattern
+from simxrd_jax.refine.plans import Plan, Stage, cumulative
+from simxrd_jax.refine.report import result_dict, write_report
+
+TWO_THETA = np.round(np.arange(20.0, 80.01, 0.05), 6)
+PLAN = cumulative(
+    "test",
+    {
+        "scale, background": ("@scale", "@background"),
+        "cell": ("@cell", "instrument.displacement"),
+        "widths": ("*.grain_size", "*.microstrain"),
+    },
+)
+TRUTH = {
+    "background.chebyshev.0": 60.0,
+    "background.chebyshev.1": -20.0,
+    "instrument.displacement": 0.08,
+    "phases.Si.cell.a": 5.4325,
+    "phases.Si.grain_size": 500.0,
+    "phases.Si.microstrain": 8e-4,
+}
+
+
+def model_of(datasets, names):
+    phases = [PhaseStart(name, read_cif(datasets / "cifs" / f"{name}.cif")) for name in names]
+    start = InstrumentStart({"caglioti_w": 0.01}, has_axial_divergence=False)
+    return make_model(phases, "CuKa", TWO_THETA, instrument=start, background_terms=3)
+
+
+@pytest.fixture(scope="module")
+def silicon(datasets):
+    return model_of(datasets, ["Si"])
+
+
+def measured(model, truth, key: int, top: float = 4000.0):
+    """A pattern with counting noise, and the scale that gives it `top` counts."""
+    scales = {name: 1.0 for name in model.table.names if name.endswith(".scale")} | {
+        k: v for k, v in truth.items() if "scale" in k
+    }
+    with jax.enable_x64(True):
+        values = model.table.values({**truth, **scales, "background.chebyshev.0": 0.0, "background.chebyshev.1": 0.0})
+        peaks = np.asarray(pattern(model.layout, model.arrays, model.settings, jnp.asarray(values)))
+        factor = top / peaks.max()
+        values = model.table.values({**truth, **{name: s * factor for name, s in scales.items()}})
+        clean = np.asarray(pattern(model.layout, model.arrays, model.settings, jnp.asarray(values)))
+    return np.random.default_rng(key).poisson(clean).astype(float)
+
+
+def test_known_parameters_are_found_within_their_uncertainties(silicon):
+    found = refine(silicon, measured(silicon, TRUTH, 0), PLAN)
+    assert found.converged
+    assert found.agreement.gof == pytest.approx(1.0, abs=0.05)
+    assert found.agreement.durbin_watson == pytest.approx(2.0, abs=0.2)
+    for name, truth in TRUTH.items():
+        value, sigma = found[name]
+        assert abs(value - truth) < 4 * sigma, name
+    assert found["phases.Si.cell.a"][1] < 1e-3
+    assert found["instrument.zero_shift"] == (0.0, 0.0)
+    assert found.weight_fractions["Si"][0] == 1.0
+    np.testing.assert_allclose(found.calculated, found.peaks.sum(axis=0) + found.background)
+
+
+def test_many_at_once_are_the_fits_one_by_one_with_one_compilation(silicon):
+    patterns = np.stack([measured(silicon, {**TRUTH, "phases.Si.cell.a": a}, key) for key, a in enumerate((5.430, 5.434))])
+    together = refine_many(silicon, patterns, PLAN)
+    compiled = fit_module.solve_each._cache_size()
+    again = refine_many(silicon, patterns[::-1], PLAN)
+    assert fit_module.solve_each._cache_size() == compiled
+    for one, other in zip(together, again[::-1], strict=True):
+        np.testing.assert_allclose(one.values, other.values, rtol=1e-9)
+    alone = refine(silicon, patterns[1], PLAN)
+    for name in TRUTH:
+        assert abs(alone[name][0] - together[1][name][0]) < 0.02 * alone[name][1]
+    assert fit_module.solve_each._cache_size() <= compiled + 1
+
+
+def test_a_mixture_has_its_weight_fractions(datasets):
+    from simxrd_jax.crystal.structure_factor import cell_mass
+
+    model = model_of(datasets, ["Si", "Al2O3"])
+    truth = {"phases.Si.scale": 1.0, "phases.Al2O3.scale": 0.5, "background.chebyshev.0": 30.0}
+    found = refine(model, measured(model, truth, 3, top=20_000.0), cumulative("mix", {"all": ("@scale", "@background")}))
+    amounts = {}
+    for name, arrays in zip(("Si", "Al2O3"), model.arrays.phases, strict=True):
+        volume = abs(np.linalg.det(arrays.crystal.lattice))
+        amounts[name] = truth[f"phases.{name}.scale"] * float(cell_mass(arrays.crystal)) / volume
+    for name, amount in amounts.items():
+        share, sigma = found.weight_fractions[name]
+        assert abs(share - amount / sum(amounts.values())) < 4 * sigma
+        assert 0 < sigma < 0.02
+
+
+def test_excluded_ranges_and_weights(silicon):
+    clean = measured(silicon, TRUTH, 1)
+    spoilt = clean.copy()
+    hit = (TWO_THETA > 40) & (TWO_THETA < 44)
+    spoilt[hit] += 3000.0
+    kept = refine(silicon, spoilt, PLAN, excluded=[(40.0, 44.0)])
+    assert kept.agreement.n_points == int(np.sum(~((TWO_THETA >= 40) & (TWO_THETA <= 44))))
+    assert abs(kept["phases.Si.cell.a"][0] - TRUTH["phases.Si.cell.a"]) < 4 * kept["phases.Si.cell.a"][1]
+    doubled = refine(silicon, clean, PLAN, sigma=2 * np.sqrt(np.maximum(clean, 1.0)))
+    plain = refine(silicon, clean, PLAN)
+    assert doubled.agreement.gof == pytest.approx(plain.agreement.gof / 2, rel=1e-3)
+    # Uncertainties scaled by GOF do not depend on a common factor of the weights.
+    assert doubled["phases.Si.cell.a"][1] == pytest.approx(plain["phases.Si.cell.a"][1], rel=1e-3)
+
+
+def test_what_is_wrong_is_said(silicon):
+    y = measured(silicon, TRUTH, 2)
+    stage = lambda *free: Plan("x", (Stage("x", free),))  # noqa: E731
+    with pytest.raises(InputError, match="no parameter is free"):
+        refine(silicon, y, stage())
+    with pytest.raises(InputError, match=r"no parameter matches 'phases\.Se\.scale'"):
+        refine(silicon, y, stage("phases.Se.scale"))
+    with pytest.raises(InputError, match="3 intensities do not fit the model's 1201 points"):
+        refine(silicon, y[:3], PLAN)
+    with pytest.raises(InputError, match="not finite"):
+        refine(silicon, np.where(y > 1000, np.nan, y), PLAN)
+    with pytest.raises(InputError, match="no point is left"):
+        refine(silicon, y, PLAN, excluded=[(0.0, 180.0)])
+    with pytest.raises(InputError, match="grain_size = -5 must be above 0"):
+        refine(silicon, y, PLAN, start={"phases.Si.grain_size": -5.0})
+    degenerate = refine(silicon, y, stage("@scale", "@background", "instrument.caglioti_w", "instrument.goniometer_radius"))
+    assert any("do not determine instrument.goniometer_radius" in w for w in degenerate.warnings)
+    assert np.isnan(degenerate["instrument.goniometer_radius"][1])
+    nothing = refine(silicon, np.full(len(y), 100.0) + np.arange(len(y)) % 7, PLAN)
+    assert nothing.warnings
+
+
+def test_the_result_file(silicon, tmp_path):
+    found = refine(silicon, measured(silicon, TRUTH, 5), PLAN)
+    write_report(found, tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert {"rwp", "rp", "gof", "rexp", "n_points", "n_parameters", "converged", "seconds", "warnings"} <= set(result)
+    a = result["phases"]["Si"]["cell"]
+    assert a["a"] == a["b"] == a["c"] == result["parameters"]["phases.Si.cell.a"] == list(found["phases.Si.cell.a"])
+    assert a["alpha"] == [90.0, 0.0]
+    assert result["phases"]["Si"]["weight_fraction"] == [1.0, 0.0]
+    assert result["n_points"] == 1201
+    columns = np.loadtxt(tmp_path / "pattern.xy")
+    np.testing.assert_allclose(columns[:, 1] - columns[:, 2], columns[:, 3], atol=1e-2)
+    assert result == json.loads(json.dumps(result_dict(found)))
