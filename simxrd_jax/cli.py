@@ -34,6 +34,7 @@ Examples:
   simxrd train experiments/imbalance/config.py:cross_entropy
   simxrd evaluate runs/cross_entropy-100 --on measured
   simxrd predict runs/cross_entropy-100 pattern.xy
+  simxrd refine pattern.xy --phase quartz.cif --wavelength CuKa -o refined
 """
 BUILD_EXAMPLES = """\b
 Examples:
@@ -68,6 +69,14 @@ Examples:
   simxrd predict runs/cnn4 pattern.xy
   simxrd predict runs/cnn4 pattern.csv --wavelength MoKa --top 10
 """
+REFINE_EXAMPLES = """\b
+Examples:
+  simxrd refine quartz.xy --phase quartz.cif --wavelength CuKa -o quartz_refined
+  simxrd refine mix.xrdml --phase corundum.cif --phase zincite=ZnO.cif --range 20 120 --exclude 44 45 -o mix
+  simxrd refine fap.xra --phase FAP.cif --instrument inst.prm --background 6 --fix '*.sites.*.?' -o fap
+  simxrd refine series/*.xye --phase NAC.cif --wavelength 0.4139 --geometry capillary -o series_refined
+  simxrd refine quartz.xy --phase quartz.cif --wavelength CuKa --list
+"""
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -85,7 +94,7 @@ def _option(*names: str, **attributes: Any) -> Any:
 @click.group(context_settings=CONTEXT, epilog=GROUP_EXAMPLES)
 @click.version_option(__version__, prog_name="simxrd")
 def cli() -> None:
-    """Powder X-ray diffraction: simulate patterns of crystal structures, and train networks on them."""
+    """Powder X-ray diffraction: simulate patterns of crystal structures, train networks on them, refine measured ones."""
 
 
 @cli.command(epilog=EXAMPLES, context_settings=CONTEXT)
@@ -230,6 +239,49 @@ def predict(runs: tuple[str, ...], **given: Any) -> None:
     if not folders:
         raise click.UsageError("name the folder of a run, then the pattern")
     click.echo(predict_pattern(folders, pattern, **{name: value for name, value in given.items() if value is not None}))
+
+
+@cli.command(epilog=REFINE_EXAMPLES, context_settings=CONTEXT)
+@click.argument("data", nargs=-1, required=True, metavar="DATA...")
+@click.option("--phase", "phases", multiple=True, metavar="[NAME=]FILE.cif", help="A phase; may be given again.  [required]")
+@_option("--instrument", metavar="FILE", help="GSAS .instprm or .prm, or JSON; the instrument's widths are then held.")
+@_option("--wavelength", metavar="NAME|ANGSTROM", help="CuKa, CuKa1, ... or a number (default: what the files state).")
+@_option("--range", "limits", nargs=2, type=float, metavar="LO HI", help="Of 2theta in degrees (default: all points).")
+@click.option(
+    "--exclude", "excluded", nargs=2, type=float, multiple=True, metavar="LO HI", help="A range that does not count."
+)
+@click.option("--free", multiple=True, metavar="GLOB", help="Refine these too, in a last stage; @GROUP is a group.")
+@click.option("--fix", "fixed", multiple=True, metavar="GLOB", help="Hold these in all stages.")
+@_option("--plan", metavar="FILE.json", help="Stages (default: a plan made for the phases).")
+@click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="Start value of a parameter, see --list.")
+@_option("--background", type=click.IntRange(1, 36), metavar="N", help="Chebyshev terms (default: 8).")
+@_option("--geometry", type=click.Choice(["flat", "capillary"]), help="What moves lines: height or zero (default: flat).")
+@click.option("--texture", "textures", multiple=True, metavar="PHASE=h,k,l", help="Preferred orientation of a phase.")
+@click.option("--symmetric", is_flag=True, help="Peaks without the asymmetry of axial divergence.")
+@click.option("--list", "only_list", is_flag=True, help="List the parameters, and do nothing else.")
+@_option("-o", "--output", metavar="DIR", help="Folder of the results.  [required]")
+@click.pass_context
+def refine(context: click.Context, data: tuple[str, ...], only_list: bool, output: str | None, **given: Any) -> None:
+    """Refine crystal structures against measured powder patterns (Rietveld).
+
+    The folder gets result.json, pattern.xy (observed, calculated, difference, background) and fit.png. Several patterns get a
+    folder each and one table, results.csv; one that fails stops no other. Uncertainties are scaled by the goodness of fit.
+    """
+    from simxrd_jax.commands.refine import Options, list_parameters, parse_textures, parse_values, refine_files
+
+    if not given["phases"]:
+        raise click.UsageError("name at least one structure with --phase FILE.cif")
+    values, textures = parse_values(given.pop("values")), parse_textures(given.pop("textures"))
+    axial = not given.pop("symmetric")
+    chosen = {name: value for name, value in given.items() if value is not None}
+    options = Options(values=values, textures=textures, axial=axial, **chosen)
+    if only_list:
+        click.echo(list_parameters(data[0], options))
+        return
+    if output is None:
+        raise click.UsageError("name a folder for the results with -o")
+    if refine_files(data, options, output, say=_say):
+        context.exit(1)
 
 
 @cli.group(context_settings=CONTEXT)

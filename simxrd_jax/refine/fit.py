@@ -23,15 +23,16 @@ from jaxtyping import Float, Int
 from simxrd_jax.crystal.structure_factor import cell_mass
 from simxrd_jax.diffraction.background import chebyshev_series
 from simxrd_jax.diffraction.settings import Settings
+from simxrd_jax.diffraction.simulate import peak_list
 from simxrd_jax.errors import InputError
 from simxrd_jax.numerics import FWHM_PER_SIGMA
 from simxrd_jax.refine import statistics
 from simxrd_jax.refine.build import Model
 from simxrd_jax.refine.least_squares import Solution, jacobian_of, minimise
-from simxrd_jax.refine.model import Layout, ModelArrays, build_phases, components, pattern
+from simxrd_jax.refine.model import Layout, ModelArrays, build_instrument, build_phases, components, pattern
 from simxrd_jax.refine.parameters import Transforms, to_internal, to_values
 from simxrd_jax.refine.plans import Plan, Stage
-from simxrd_jax.types import Array
+from simxrd_jax.types import Array, PeakList
 
 # A stage that others follow ends where a step promises less than this share of the sum of squares.
 STAGE_DROP = 3e-3
@@ -157,6 +158,7 @@ class Refinement:
       two_theta, observed, weight: to what.
       calculated, background: patterns at the end.
       peaks: pattern of each phase [phase, point].
+      peak_lists: positions and intensities of each phase's reflections.
       values: of all parameters.
       sigma: their standard uncertainties, scaled by GOF; NaN of what is not determined, 0 of what was not free.
       free: which were free in the last stage.
@@ -176,6 +178,7 @@ class Refinement:
     calculated: Float[np.ndarray, " point"]
     background: Float[np.ndarray, " point"]
     peaks: Float[np.ndarray, "phase point"]
+    peak_lists: tuple[PeakList, ...]
     values: Float[np.ndarray, " parameter"]
     sigma: Float[np.ndarray, " parameter"]
     free: Any
@@ -347,6 +350,7 @@ def _finished(
         calculated=calculated,
         background=curve,
         peaks=peaks,
+        peak_lists=_peak_lists(model.layout, model.arrays, values),
         values=values,
         sigma=errors,
         free=free,
@@ -361,6 +365,13 @@ def _finished(
 
 
 _components = jax.jit(components, static_argnums=(0, 2))
+
+
+@partial(jax.jit, static_argnums=0)
+def _peak_lists(layout: Layout, arrays: ModelArrays, values: Float[Array, " parameter"]) -> tuple[PeakList, ...]:
+    instrument = build_instrument(layout, arrays, values)
+    phases = build_phases(layout, arrays, values)
+    return tuple(peak_list(p.crystal, p.reflections, p.specimen, instrument) for p in phases)
 
 
 def _weighted(

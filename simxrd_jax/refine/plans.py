@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from simxrd_jax.conditions import nearest
+from simxrd_jax.errors import InputError
+from simxrd_jax.refine.build import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,3 +51,80 @@ def cumulative(name: str, steps: dict[str, tuple[str, ...]], max_iterations: int
         free = (*free, *more)
         stages.append(Stage(title, free, max_iterations=max_iterations))
     return Plan(name, tuple(stages))
+
+
+# Widths of the Gaussians with which the first stages fold pattern and model: a line at 60 deg of a cell that is 0.5 % off
+# starts 0.3 deg away. [deg]
+FIRST_BLURS = (0.8, 0.25)
+
+
+def default_plan(model: Model, *, position: str = "instrument.displacement", refines_instrument: bool = True) -> Plan:
+    """Stages for a plain case: lines find each other, then widths, position, asymmetry, texture, displacements, sites.
+
+    Sites are refined where there is one phase alone and at least three reflections for each parameter of its atoms.
+
+    Args:
+      model: whose parameters decide which stages there are.
+      position: the aberration that is refined; displacement for a flat specimen, zero shift for a capillary.
+      refines_instrument: whether the instrument's Gaussian width is refined, as where no file states it.
+    """
+    groups = {p.group for p in model.table.parameters}
+    names = set(model.table.names)
+    free: tuple[str, ...] = ("@scale", "@background", "@cell")
+    stages = [Stage(f"cell, blurred by {blur:g} deg", free, blur=blur) for blur in FIRST_BLURS]
+    widths = ("phases.*.grain_size", "phases.*.microstrain", *(("instrument.caglioti_w",) if refines_instrument else ()))
+    steps: list[tuple[str, tuple[str, ...]]] = [("position, widths", (position, *widths))]
+    if "instrument.axial_source" in names:
+        steps.append(("asymmetry", ("instrument.axial_source",)))
+    if "texture" in groups:
+        steps.append(("texture", ("@texture",)))
+    single = len(model.phases) == 1
+    structure = tuple(group for group in ("coordinate", "displacement") if group in groups)
+    sites = [p for p in model.table.parameters if p.group in structure and ".sites." in p.name]
+    lines = int(np.sum(np.asarray(model.arrays.phases[0].reflections.multiplicity) > 0))
+    if single and lines >= 3 * len(sites):
+        steps.append(("displacement parameters", ("*.sites.*.biso", *(("*.sites.*.u??",) if _has_tensors(names) else ()))))
+        if "coordinate" in groups:
+            steps.append(("sites", ("@coordinate",)))
+    else:
+        steps.append(("displacement parameters", ("phases.*.biso",)))
+    for title, more in steps:
+        free = (*free, *more)
+        stages.append(Stage(title, free))
+    return Plan("default", tuple(stages))
+
+
+def _has_tensors(names: set[str]) -> bool:
+    return any(name.endswith(".u11") for name in names)
+
+
+def changed(plan: Plan, free: Sequence[str], fixed: Sequence[str]) -> Plan:
+    """A plan whose last stage frees more, and whose stages all hold what is fixed."""
+    stages = [dataclasses.replace(stage, fixed=(*stage.fixed, *fixed)) for stage in plan.stages]
+    if free:
+        last = stages[-1]
+        stages.append(dataclasses.replace(last, name="more", free=(*last.free, *free)))
+    return dataclasses.replace(plan, stages=tuple(stages))
+
+
+def read_plan(path: str | os.PathLike[str]) -> Plan:
+    """A plan from a JSON file: {"name": ..., "stages": [{"name": ..., "free": [...], ...}]}.
+
+    Raises:
+      InputError: a file that cannot be read, or a stage with a field that there is not.
+    """
+    try:
+        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        stages = []
+        for given in content["stages"]:
+            known = {field.name: None for field in dataclasses.fields(Stage)}
+            for field in given:
+                if field not in known:
+                    raise InputError(f"{path}: a stage has no field {field!r}{nearest(field, known)}")
+            lists = {field: tuple(given[field]) for field in ("free", "fixed") if field in given}
+            stages.append(Stage(**{**given, **lists}))
+        return Plan(str(content.get("name", pathlib.Path(path).stem)), tuple(stages))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: is no plan ({error}); see docs/refinement.md for an example") from None

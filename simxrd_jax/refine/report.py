@@ -12,9 +12,11 @@ import numpy as np
 
 from simxrd_jax.crystal.constraints import CELL_NAMES
 from simxrd_jax.io.xy import write_together
+from simxrd_jax.plots import figure_bytes
+from simxrd_jax.refine.figure import draw_fit
 from simxrd_jax.refine.fit import Refinement
 
-RESULT_FILE, PATTERN_FILE = "result.json", "pattern.xy"
+RESULT_FILE, PATTERN_FILE, FIGURE_FILE = "result.json", "pattern.xy", "fit.png"
 
 
 def result_dict(fit: Refinement) -> dict[str, Any]:
@@ -57,8 +59,13 @@ def pattern_columns(fit: Refinement) -> str:
     return "\n".join([head, *("{:.6f} {:.6g} {:.6g} {:.6g} {:.6g} {:.6g}".format(*row) for row in rows)]) + "\n"
 
 
-def write_report(fit: Refinement, folder: pathlib.Path) -> None:
+def write_report(fit: Refinement, folder: pathlib.Path, title: str = "") -> None:
     """Writes all files of a refinement together.
+
+    Args:
+      fit: finished.
+      folder: that exists.
+      title: over the picture.
 
     Raises:
       InputError: the folder cannot be written to.
@@ -67,5 +74,6 @@ def write_report(fit: Refinement, folder: pathlib.Path) -> None:
         {
             folder / RESULT_FILE: json.dumps(result_dict(fit), indent=1) + "\n",
             folder / PATTERN_FILE: pattern_columns(fit),
+            folder / FIGURE_FILE: figure_bytes(draw_fit(fit, title), FIGURE_FILE),
         }
     )
