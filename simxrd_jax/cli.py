@@ -207,7 +207,6 @@ def train(config: str, settings: tuple[str, ...], output: str | None, only_list:
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @_option("--on", metavar="SPLIT[:PART]|PATTERNS", help="A split of the library, or measured patterns.  [required]")
 @_option("--library", metavar="LIB.simxrd", help="Structures of the split (default: those of the run).")
-@_option("--wavelength", metavar="NAME|ANGSTROM", help="Of measured patterns whose file does not say it.")
 @_option("--limit", type=int, metavar="N", help="Structures of a split at most (default: all).")
 @_option("-o", "--output", metavar="OUT.json", help="Write all metrics.")
 def evaluate(runs: tuple[str, ...], on: str | None, **given: Any) -> None:

@@ -69,7 +69,7 @@ def test_benchmark_table_says_what_was_not_run():
     systems = text.split("**Space group**")[0]
     assert "| CNN4 | 0.378 | 0.078 | not run | not run | 0.500 | 0.500 |" in systems
     assert "| CNN9 | 0.675 | 0.632 | 0.250 | 0.250 | 0.250 | 0.250 |" in systems
-    assert "| majority class |  |  |  |  | 0.100 | 0.010 |" in systems
+    assert "| majority class of the training |  |  |  |  | 0.100 | 0.010 |" in systems
     assert rows["CNN9"][2:] == ["not run"] * 5  # the last table, of space groups
     assert rows["PowderNet"][:2] == ["", ""]
 

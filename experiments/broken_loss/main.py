@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.broken_loss.config import FLOORS, STEPS, TASKS, VARIANTS, configs
+from simxrd_jax.train.benchmark import CONSTANTS
 from simxrd_jax.train.suite import experiment, markdown
 
 METRICS = ("accuracy", "macro_f1")
@@ -29,7 +30,7 @@ def table(results: Mapping[str, Any]) -> str:
             rows.append([title, name, *(f"{made[metric]:.3f}" for metric in METRICS), loss, floor, minutes])
         tested = [results[f"{v}-{task}"]["test"]["targets"][task] for v in VARIANTS if f"{v}-{task}" in results]
         for made in tested[:1]:  # constant answers are the same for all
-            for name, key in (("majority class of the training", "majority"), ("best constant answer", "best_constant")):
+            for name, key in CONSTANTS.items():
                 rows.append([title, name, *(f"{made[key][metric]:.3f}" for metric in METRICS), "", "", ""])
     return markdown(rows)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.imbalance.config import STEPS, WAYS, configs
+from simxrd_jax.train.benchmark import CONSTANTS
 from simxrd_jax.train.suite import experiment, markdown
 
 METRICS = (
@@ -32,9 +33,10 @@ def table(results: Mapping[str, Any]) -> str:
         accuracy = {row["bin"]: row["accuracy"] for row in found[name]["frequency_bins"]}
         cells = [f"{found[name][key]:.3f}" for key, _ in METRICS] + [f"{accuracy[row['bin']]:.3f}" for row in bins]
         rows.append([name.replace("_", " "), *cells])
-    baseline = next(iter(found.values()))["majority"]
-    constant = [f"{baseline['accuracy']:.3f}", f"{baseline['macro_f1']:.3f}", *[""] * (len(METRICS) + len(bins) - 2)]
-    rows.append([f"majority class ({baseline['class']})", *constant])
+    tested = next(iter(found.values()))
+    for title, key in CONSTANTS.items():
+        numbers = [f"{tested[key][metric]:.3f}" for metric in ("accuracy", "macro_f1")]
+        rows.append([title, *numbers, *[""] * (len(METRICS) + len(bins) - 2)])
     return markdown(rows)
 
 

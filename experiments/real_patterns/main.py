@@ -28,11 +28,13 @@ METRICS = (
 def judge(runs: Path, results: Path) -> None:
     """Adds the metrics on measured patterns to the results of the runs."""
     known = read_results(results)
+    if not known:
+        return
     for name in LIBRARIES:
         if name not in known or not (runs / name).is_dir():
             continue
         config, content, definition, network = read_network(runs / name)
-        known[name]["measured"] = {}
+        known[name].setdefault("measured", {})
         for patterns in PATTERNS:
             try:
                 made = evaluate_measured([(definition, network)], config, content, patterns)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.xy import check_target, write_together
 from simxrd_jax.train.cache import use_compilation_cache
 from simxrd_jax.train.config import TrainConfig, fields_of, load_config, override
+
+if TYPE_CHECKING:
+    from simxrd_jax.library.store import Library
 
 RUNS = "runs"
 
@@ -72,7 +77,6 @@ def evaluate_runs(
     on: str,
     *,
     library: str | None = None,
-    wavelength: float | None = None,
     output: str | None = None,
     limit: int = 0,
 ) -> str:
@@ -82,7 +86,6 @@ def evaluate_runs(
       folders: of runs with the same targets and classes.
       on: a split, SPLIT:PART, or measured patterns by name or path.
       library: of the simulated structures; None is that of the first run.
-      wavelength: of measured patterns whose file does not say it. [A]
       output: JSON file of all metrics.
       limit: structures of a split at most; 0 is all.
 
@@ -94,7 +97,6 @@ def evaluate_runs(
     from simxrd_jax.conditions import nearest
     from simxrd_jax.io.measured import PLACES
     from simxrd_jax.library.splits import SPLITS
-    from simxrd_jax.phases import as_radiation
     from simxrd_jax.train.evaluation import evaluate_measured, evaluate_part
     from simxrd_jax.train.run import open_library, set_up
 
@@ -103,26 +105,41 @@ def evaluate_runs(
     if limit < 0:
         raise InputError(f"--limit {limit}: give the most structures to take, or 0 for all")
     split, _, part = on.partition(":")
-    if split in SPLITS and wavelength is not None:
-        raise InputError(f"--wavelength is of measured patterns; those of {split} have the wavelength of the run's preset")
-    if split not in SPLITS and (library is not None or limit):
-        raise InputError(f"--library and --limit are of a split of a library, and {on} is none; leave them out")
     if split not in SPLITS and on not in PLACES and not pathlib.Path(on).exists():
         places = dict.fromkeys((*SPLITS, *PLACES))
         raise InputError(f"--on {on}: is no split, no set of measured patterns and no file{nearest(split, places)}")
+    if on.endswith(".simxrd"):
+        raise InputError(f"--on {on}: is a structure library; name it with --library, and one of its splits with --on")
+    if split not in SPLITS and (library is not None or limit):
+        raise InputError(f"--library and --limit are of a split of a library, and {on} is none; leave them out")
     use_compilation_cache()
-    config, content, members = _read_members(folders)
+    config, content, members, trained_on = _read_members(folders)
+    note = ""
     if split in SPLITS:
         if library is not None:
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, library=library))
         run = set_up(config, open_library(config.data.library), content["train_counts"])
+        note = _seen_in_training(run.library, split, part or "test", trained_on if library is None else None)
         made = evaluate_part(members, run, part or "test", split=split, limit=limit, progress=True)
     else:
-        given = None if wavelength is None else as_radiation(wavelength).mean_wavelength
-        made = evaluate_measured(members, config, content, on, given)
+        made = evaluate_measured(members, config, content, on)
     if output is not None:
         write_together({pathlib.Path(output): json.dumps(made, indent=1) + "\n"})
-    return result_text(made)
+    return "\n".join(filter(None, (note, result_text(made))))
+
+
+def _seen_in_training(library: Library, split: str, part: str, trained_on: Sequence[str] | None) -> str:
+    """A warning where structures of a part were trained on; None: it cannot be told, since the library is another one."""
+    from simxrd_jax.train.targets import structures_in
+
+    if split == "in_library":
+        return ""
+    if trained_on is None:
+        return "note: structures of another library; whether the networks were trained on some of them is not known"
+    tested = structures_in(library, split, part)
+    seen = np.unique(np.concatenate([structures_in(library, s, "train") for s in set(trained_on)]))
+    count = int(np.isin(tested, seen).sum())
+    return f"note: {count:,} of these {len(tested):,} structures were in the training of the networks" if count else ""
 
 
 def predict_pattern(folders: Sequence[str], pattern: str, *, wavelength: str = "CuKa", count: int = 5) -> str:
@@ -141,10 +158,11 @@ def predict_pattern(folders: Sequence[str], pattern: str, *, wavelength: str = "
     from simxrd_jax.io.xy import read_xy
     from simxrd_jax.phases import as_radiation
     from simxrd_jax.train.evaluation import answer, grid_of, most_probable
+    from simxrd_jax.train.targets import LATTICE, cell_of_numbers
 
     if count < 1:
         raise InputError(f"--top {count}: name at least one class")
-    config, content, members = _read_members(folders)
+    config, content, members, _ = _read_members(folders)
     grid, grid_wavelength = grid_of(config.data.preset)
     patterns, covered = to_grid(
         *read_xy(pattern), as_radiation(wavelength).mean_wavelength, grid, grid_wavelength, names=(pattern,)
@@ -156,6 +174,12 @@ def predict_pattern(folders: Sequence[str], pattern: str, *, wavelength: str = "
         lines += [
             f"    {share:7.3f}  {_class_text(target, name)}" for name, share in most_probable(said[target][0], names, count)
         ]
+    if LATTICE in said:
+        a, b, c, alpha, beta, gamma = cell_of_numbers(said[LATTICE])[0]
+        lines += [
+            f"  {LATTICE}",
+            f"    a, b, c = {a:.3f}, {b:.3f}, {c:.3f} A; angles {alpha:.1f}, {beta:.1f}, {gamma:.1f} deg",
+        ]
     return "\n".join(lines)
 
 
@@ -166,14 +190,17 @@ def _class_text(target: str, name: str) -> str:
     return f"{name} ({system_of(int(name))})" if target == "space_group" else name
 
 
-def _read_members(folders: Sequence[str]) -> tuple[TrainConfig, dict[str, Any], list[Any]]:
-    """Config and content of the first run, and the networks of all.
+def _read_members(folders: Sequence[str]) -> tuple[TrainConfig, dict[str, Any], list[Any], list[str]]:
+    """Config and content of the first run, the networks of all, and the split that each was trained on.
 
     Raises:
       InputError: runs that do not go together.
     """
     from simxrd_jax.train.run import read_network
 
+    twice = next((folder for i, folder in enumerate(folders) if _same(folder, folders[:i])), None)
+    if twice is not None:
+        raise InputError(f"{twice} is given twice, and would count twice in the average; leave it out once")
     found = [read_network(folder) for folder in folders]
     config, content = found[0][:2]
     for folder, (other, described, _, _) in zip(folders[1:], found[1:], strict=True):
@@ -181,18 +208,27 @@ def _read_members(folders: Sequence[str]) -> tuple[TrainConfig, dict[str, Any], 
             raise InputError(f"{folder} has other targets or classes than {folders[0]}; average networks of the same ones")
         if other.data.preset != config.data.preset:
             raise InputError(f"{folder} and {folders[0]} were trained for different presets; leave one out")
-    return config, content, [(definition, network) for _, _, definition, network in found]
+        if described["library"] != content["library"]:
+            raise InputError(f"{folder} and {folders[0]} were trained on different libraries; leave one out")
+    members = [(definition, network) for _, _, definition, network in found]
+    return config, content, members, [other.data.split for other, _, _, _ in found]
+
+
+def _same(folder: str, others: Sequence[str]) -> bool:
+    return pathlib.Path(folder).resolve() in {pathlib.Path(other).resolve() for other in others}
 
 
 def result_text(evaluation: Mapping[str, Any]) -> str:
-    """The main numbers of an evaluation, each with the majority baseline beside it."""
+    """The main numbers of an evaluation, each with those of constant answers beside it."""
     lines = [f"{evaluation['patterns']:,} patterns of {evaluation['name']}"]
     for target, metrics in evaluation["targets"].items():
         lines.append(f"  {target}")
-        baseline = metrics.get("majority", {})
+        baselines = {"majority class of the training": metrics.get("majority", {})}
+        baselines["best constant answer"] = metrics.get("best_constant", {})
         for name, value in metrics.items():
             if isinstance(value, int | float):
-                beside = f"   (majority class: {baseline[name]:.4f})" if name in baseline else ""
+                known = [f"{title}: {values[name]:.4f}" for title, values in baselines.items() if name in values]
+                beside = f"   ({', '.join(known)})" if known else ""
                 number = f"{value:10,d}" if isinstance(value, int) else f"{value:10.4f}"
                 lines.append(f"    {name.replace('_', ' '):28s}{number}{beside}")
     return "\n".join(lines)

@@ -437,19 +437,16 @@ def read_measured(
     where: str | os.PathLike[str],
     grid_two_theta: Float[np.ndarray, " point"],
     grid_wavelength: float,
-    wavelength: float | None = None,
 ) -> MeasuredSet:
     """Measured patterns on a grid, by the name of a set or by a path whose content decides how it is read.
 
     Args:
-      where: "measured", "rruff908", "rruff90_xred" or "xred"; the path of such a set; or a text file of one pattern, whose
-        space group is not known.
+      where: "measured", "rruff908", "rruff90_xred" or "xred", or the path of such a set.
       grid_two_theta: of the network. [deg]
       grid_wavelength: of the network. [A]
-      wavelength: of the one pattern of a text file. [A]
 
     Raises:
-      InputError: neither a set nor a file that can be read, or a pattern that `to_grid` refuses.
+      InputError: no set that can be read, or a pattern that `to_grid` refuses.
     """
     path = pathlib.Path(where)
     if not path.exists():
@@ -463,24 +460,7 @@ def read_measured(
             )
     if path.is_dir() or path.suffix.lower() == ".npz":
         return on_grid(_load(path), grid_two_theta, grid_wavelength)
-    if wavelength is None:
-        raise InputError(f"{path}: a file of one pattern does not tell its wavelength; give it in Angstrom")
-    two_theta, intensity = read_xy(path)
-    # Alone, a pattern that covers too little is an error, not left out.
-    pattern, covered = to_grid(two_theta, intensity, wavelength, grid_two_theta, grid_wavelength, [str(path)])
-    return MeasuredSet(
-        name=path.stem,
-        ids=(path.stem,),
-        two_theta=np.asarray(grid_two_theta, dtype=np.float64),
-        patterns=pattern[None],
-        space_group=np.zeros(1, dtype=np.int64),
-        crystal_system=("",),
-        covered=np.array([covered]),
-        correlation=np.array([math.nan]),
-        source=str(path),
-        licence="",
-        left_out=(),
-    )
+    raise InputError(f"{path}: is one pattern whose space group is not known, no set; `simxrd predict` names its space group")
 
 
 def _load(path: pathlib.Path) -> RawSet:

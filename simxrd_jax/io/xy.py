@@ -46,6 +46,10 @@ class PeakTable:
     intensity: np.ndarray
 
 
+# Two numbers parted by blanks or a semicolon, the first of which has a comma between its digits.
+DECIMAL_COMMAS = re.compile(r"[-+]?\d+,\d+(\s+|\s*;\s*)[-+]?\d+(,\d+)?\s*($|[\s;])")
+
+
 def read_xy(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """2theta and intensity, the first two columns of a text file.
 
@@ -73,6 +77,8 @@ def read_xy(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
         text = line.strip()
         if not text or text[0] in COMMENTS:
             continue
+        if DECIMAL_COMMAS.match(text):
+            raise InputError(f"{source}: line {number}, {text[:40]!r}, has decimal commas; write decimal points")
         try:
             x, y, *_ = (float(v) for v in re.split(r"\s*[,;]\s*|\s+", text)[:2])
         except ValueError:

@@ -4,8 +4,6 @@ All three have two encoder layers with the normalisation after each half. The at
 3,501^2 scores a sample, head and layer: 49 MB in float32, 6.3 GB for a batch of 128. It therefore runs over 9 chunks of 389
 queries, and neither a chunk's scores nor the 2,048 features of every point are kept for the backward pass, which computes
 them again.
-XLA then plans 38 GiB of temporary memory for a training step of 128 patterns (compiled for CPU), so that one accelerator of
-80 GB is enough; it was not run on one.
 """
 
 from __future__ import annotations

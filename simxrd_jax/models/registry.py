@@ -40,7 +40,6 @@ class ModelCard:
     Attributes:
       name: that `create_model` takes.
       title: as the benchmark prints it.
-      family: "convolutional", "perceptron", "recurrent" or "attention".
       reference: author, year.
       make: called with num_classes=, variant=, dtype= and rngs=, returns the model.
       widths: hidden widths for crystal systems (7 classes or fewer) and for space groups (more), where they differ.
@@ -50,7 +49,6 @@ class ModelCard:
 
     name: str
     title: str
-    family: str
     reference: str
     make: Make
     widths: tuple[tuple[int, ...], tuple[int, ...]] | None = None
@@ -105,7 +103,7 @@ def _recurrent(cell: str, directions: int) -> Make:
 
 
 def _convolutional(number: int, reference: str, make: Make, **known: Any) -> ModelCard:
-    return ModelCard(f"cnn{number}", f"CNN{number}", "convolutional", reference, make, **known)
+    return ModelCard(f"cnn{number}", f"CNN{number}", reference, make, **known)
 
 
 _CARDS = (
@@ -120,23 +118,22 @@ _CARDS = (
     _convolutional(9, "Le et al., 2023", _published(convolutional.CNN9)),
     _convolutional(10, "Le et al., 2023", _published(convolutional.CNN10)),
     _convolutional(11, "Salgado et al., 2023", _published(convolutional.CNN11, length=8500)),
-    ModelCard("mlp", "MLP", "perceptron", "Rumelhart et al., 1986", _published(Perceptron, softmaxes=2)),
-    ModelCard("rnn", "RNN", "recurrent", "Elman, 1990", _recurrent("rnn", 1)),
-    ModelCard("lstm", "LSTM", "recurrent", "Hochreiter & Schmidhuber, 1997", _recurrent("lstm", 1)),
-    ModelCard("gru", "GRU", "recurrent", "Cho et al., 2014", _recurrent("gru", 1)),
-    ModelCard("birnn", "Bidirectional-RNN", "recurrent", "Schuster & Paliwal, 1997", _recurrent("rnn", 2)),
-    ModelCard("bilstm", "Bidirectional-LSTM", "recurrent", "Schuster & Paliwal, 1997", _recurrent("lstm", 2)),
-    ModelCard("bigru", "Bidirectional-GRU", "recurrent", "Schuster & Paliwal, 1997", _recurrent("gru", 2)),
-    ModelCard("transformer", "Transformer", "attention", "Vaswani et al., 2017", _published(Transformer, has_variants=True)),
+    ModelCard("mlp", "MLP", "Rumelhart et al., 1986", _published(Perceptron, softmaxes=2)),
+    ModelCard("rnn", "RNN", "Elman, 1990", _recurrent("rnn", 1)),
+    ModelCard("lstm", "LSTM", "Hochreiter & Schmidhuber, 1997", _recurrent("lstm", 1)),
+    ModelCard("gru", "GRU", "Cho et al., 2014", _recurrent("gru", 1)),
+    ModelCard("birnn", "Bidirectional-RNN", "Schuster & Paliwal, 1997", _recurrent("rnn", 2)),
+    ModelCard("bilstm", "Bidirectional-LSTM", "Schuster & Paliwal, 1997", _recurrent("lstm", 2)),
+    ModelCard("bigru", "Bidirectional-GRU", "Schuster & Paliwal, 1997", _recurrent("gru", 2)),
+    ModelCard("transformer", "Transformer", "Vaswani et al., 2017", _published(Transformer, has_variants=True)),
     ModelCard(
         "itransformer",
         "iTransformer",
-        "attention",
         "Liu et al., 2024",
         _published(ITransformer, length=MODEL_LENGTH, has_variants=True),
     ),
-    ModelCard("patchtst", "PatchTST", "attention", "Nie et al., 2023", _published(PatchTST, length=MODEL_LENGTH)),
-    ModelCard("powdernet", "PowderNet", "convolutional", "this project", _powdernet, variants=("corrected",)),
+    ModelCard("patchtst", "PatchTST", "Nie et al., 2023", _published(PatchTST, length=MODEL_LENGTH)),
+    ModelCard("powdernet", "PowderNet", "this project", _powdernet, variants=("corrected",)),
 )
 MODELS: dict[str, ModelCard] = {card.name: card for card in _CARDS}
 

@@ -1,8 +1,8 @@
 """Host and device. A network's answers to simulated and to measured patterns, and the metrics of them.
 
 Several networks are averaged in probability: that is what an ensemble is here. Each structure of a part is simulated under
-conditions that belong to it and to the part, so that an evaluation gives the same numbers whatever the batch and however many
-structures are taken.
+conditions that belong to it and to the part: its pattern is the same whatever the batch and however many structures are taken.
+(The published Transformer, which attends across a batch, answers differently in another batch all the same.)
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def metrics_of(
 
 
 def evaluate_measured(
-    members: Sequence[Member], config: TrainConfig, content: Mapping[str, Any], where: str, wavelength: float | None = None
+    members: Sequence[Member], config: TrainConfig, content: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
     """Metrics on measured patterns, brought to the networks' grid; see `io.measured`.
 
@@ -153,20 +153,19 @@ def evaluate_measured(
       members: networks whose probabilities are averaged.
       config: of the first.
       content: of its config.json: names and training counts of the classes.
-      where: name or path of the patterns.
-      wavelength: of patterns whose file does not say it. [A]
+      where: name or path of a set of patterns.
 
     Returns:
       As `evaluate_part`, and `answers`: id -> target -> the most probable classes with their probabilities.
 
     Raises:
-      InputError: patterns that cannot be read or do not fit the grid, or none with a label.
+      InputError: patterns that cannot be read or do not fit the grid, or networks that name no class.
     """
+    if not content["classes"]:
+        raise InputError(f"the networks name no class that patterns of {where} are labelled with; take other ones")
     two_theta, grid_wavelength = grid_of(config.data.preset)
-    measured = read_measured(where, two_theta, grid_wavelength, wavelength)
+    measured = read_measured(where, two_theta, grid_wavelength)
     is_labelled = measured.space_group > 0
-    if not is_labelled.any():
-        raise InputError(f"{where}: no pattern has a space group; `simxrd predict` names those of single patterns")
     said = answer(members, measured.patterns, config.targets)
     metrics = {}
     for target, names in content["classes"].items():

@@ -128,23 +128,10 @@ def _add(total: Float[Array, "2 *kept"], values: Float[Array, "batch *kept"]) ->
     return jnp.stack(of_two((total[0], total[1]), (batch[0], batch[1])))
 
 
-def sum_by_group(probabilities: Float[Array, "batch class"], groups: Int[np.ndarray, " class"]) -> Float[Array, "batch group"]:
-    """Probabilities of groups of classes, for an evaluation of the groups themselves (`update` with `groups[labels]`).
-
-    Args:
-      probabilities: of each class.
-      groups: group of each class, from 0.
-    """
-    membership = np.asarray(groups)[:, None] == np.arange(np.max(groups) + 1)
-    p = jnp.asarray(probabilities)
-    return jnp.matmul(p, jnp.asarray(membership, p.dtype), precision=lax.Precision.HIGHEST)
-
-
 def collapse(evaluation: Evaluation | np.ndarray, groups: Int[np.ndarray, " class"]) -> float:
     """Accuracy after labels and predictions are replaced by their groups, as space groups by their extinction groups.
 
-    This is the number that the project's tables print as collapsed: the prediction is the most probable class, then its group.
-    The most probable group (`sum_by_group`) can be another and is right more often.
+    The prediction is the most probable class, then its group; the most probable group can be another.
 
     Args:
       evaluation: or its confusion matrix.

@@ -112,11 +112,6 @@ def write_table(readme: pathlib.Path, text: str, name: str = "results") -> None:
     write_together({readme: f"{before}{begin}\n{text}\n{end}{after}"})
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A metric as a cell."""
-    return "not run" if value is None else f"{value:.{digits}f}"
-
-
 def mean_and_spread(values: Sequence[float]) -> str:
     """Mean over seeds with their standard deviation."""
     mean = sum(values) / len(values)
@@ -124,6 +119,13 @@ def mean_and_spread(values: Sequence[float]) -> str:
         return f"{mean:.3f}"
     spread = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
     return f"{mean:.3f} ± {spread:.3f}"
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, as an argparse type."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
 
 
 def experiment(
@@ -144,7 +146,7 @@ def experiment(
       after: called with the folder of the runs and the file of results before the table is made.
     """
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{folder.name}")
-    parser.add_argument("--steps", type=int, help="of each run, for a trial: results then stay in the folder of the runs")
+    parser.add_argument("--steps", type=positive, help="of each run, for a trial: results then stay in the folder of the runs")
     parser.add_argument("--runs", type=pathlib.Path, help=f"folder of the runs (default: runs/{folder.name})")
     parser.add_argument("--table", action="store_true", help="only write the table of the runs that are there")
     given = parser.parse_args(arguments)
@@ -178,6 +180,8 @@ def finish(
     try:
         use_compilation_cache()
         results.parent.mkdir(parents=True, exist_ok=True)
+        if not configs and not results.exists():
+            raise InputError(f"{results}: there is no run yet; leave --table out to make them")
         failed = run_all(configs, runs, results, say=say)
         after(runs, results)
         table = make_table(read_results(results))

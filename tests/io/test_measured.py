@@ -266,9 +266,9 @@ def test_text_files_of_many_kinds_read_the_same(text, tmp_path):
 def test_a_written_pattern_reads_back(tmp_path):
     path = tmp_path / "pattern.xy"
     path.write_text(pattern_text(GRID, good()[1], ["header 1 2", "3 4"], 0.02))
-    found = read_measured(path, GRID, CU, wavelength=CU)
-    np.testing.assert_allclose(found.patterns[0], 100 * good()[1] / good()[1].max(), atol=1e-5)
-    assert (found.ids, found.crystal_system, found.space_group[0]) == (("pattern",), ("",), 0)
+    found, covered = to_grid(*read_xy(path), CU, GRID, CU)
+    np.testing.assert_allclose(found, 100 * good()[1] / good()[1].max(), atol=1e-5)
+    assert covered == 1
 
 
 @pytest.mark.parametrize(
@@ -279,6 +279,7 @@ def test_a_written_pattern_reads_back(tmp_path):
         (b"10\n11\n12\n", "holds no two columns"),
         (b"10 1\n11 2\nend of scan\n", "line 3, 'end of scan', is not two numbers"),
         (b"10 1\n11\n", "line 2, '11', is not two numbers"),
+        (b"10,00 5,5\n10,02 6\n", "line 1, '10,00 5,5', has decimal commas; write decimal points"),
         (b"\x00\x01RAW4.00", "is a binary file"),
         (b"10 1\n11 2\n", "has 2 points"),
     ],
@@ -287,7 +288,7 @@ def test_bad_text_files_are_refused(data, words, tmp_path):
     path = tmp_path / "pattern.csv"
     path.write_bytes(data)
     with pytest.raises(InputError, match=words):
-        read_measured(path, GRID, CU, wavelength=CU)
+        to_grid(*read_xy(path), CU, GRID, CU)
 
 
 # --- Sets ------------------------------------------------------------------------------------------------------------------
@@ -329,10 +330,10 @@ def test_unknown_names_offer_the_known_ones():
         read_measured("?", GRID, CU)
 
 
-def test_a_pattern_without_wavelength_is_refused(tmp_path):
+def test_a_pattern_alone_is_no_set(tmp_path):
     path = tmp_path / "pattern.xy"
     path.write_text(pattern_text(*good()))
-    with pytest.raises(InputError, match="does not tell its wavelength; give it in Angstrom"):
+    with pytest.raises(InputError, match="is one pattern whose space group is not known, no set; `simxrd predict`"):
         read_measured(path, GRID, CU)
 
 

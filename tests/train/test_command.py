@@ -12,11 +12,13 @@ import sys
 import numpy as np
 import pytest
 
+from simxrd_jax.commands.train import _seen_in_training
 from simxrd_jax.io.xy import read_xy
 from simxrd_jax.library.build import library_of
-from simxrd_jax.library.store import write_library
+from simxrd_jax.library.store import read_library, write_library
 from simxrd_jax.train import evaluation, state
 from simxrd_jax.train.config import TrainConfig
+from simxrd_jax.train.targets import structures_in
 
 from .conftest import content_of, write_config
 
@@ -70,7 +72,9 @@ def test_train_goes_on_and_reports(simxrd, config, trained, run, tmp_path):
     assert lines[0] == "13 patterns of in_library test, laboratory"
     accuracy = results["targets"]["crystal_system"]["accuracy"]
     majority = results["targets"]["crystal_system"]["majority"]["accuracy"]
-    assert f"    accuracy{'':20s}{accuracy:10.4f}   (majority class: {majority:.4f})" in lines
+    best = results["targets"]["crystal_system"]["best_constant"]["accuracy"]
+    constants = f"(majority class of the training: {majority:.4f}, best constant answer: {best:.4f})"
+    assert f"    accuracy{'':20s}{accuracy:10.4f}   {constants}" in lines
     assert f"    samples{'':21s}{13:10d}" in lines
     assert content_of(run) == content_of(trained)
 
@@ -119,8 +123,8 @@ def test_evaluate_gives_the_results_of_the_run(simxrd, trained):
     assert found == json.loads((trained / "results.json").read_text())["test"]
 
 
-def test_evaluate_measured_patterns(simxrd, trained):
-    answer = simxrd("evaluate", trained, trained, "--on", "measured", "-o", "out.json")
+def test_evaluate_measured_patterns(simxrd, trained, run):
+    answer = simxrd("evaluate", trained, run, "--on", "measured", "-o", "out.json")
     assert answer.code == 0, answer.err
     assert "patterns of measured, measured" in answer.out
     found = json.loads(pathlib.Path("out.json").read_text())
@@ -149,7 +153,8 @@ STAND_IN = {"name": "nothing", "patterns": 0, "targets": {}}
         (("run", "--on", "mesured"), "did you mean measured"),
         (("run", "--on", "in_library:tests"), "no part 'tests'; did you mean test"),
         (("run", "--on", "in_library", "--limit", "-1"), "--limit -1"),
-        (("run", "--on", "in_library", "--wavelength", "1.5"), "--wavelength is of measured patterns"),
+        (("run", "--on", "ool_disjoin", "--limit", "3"), "did you mean ool_disjoint"),
+        (("run", "run", "--on", "in_library"), "run is given twice"),
         (("run", "--on", "measured", "--limit", "3"), "leave them out"),
         (("run", "--on", "measured", "--library", "x.simxrd"), "leave them out"),
         (("run", "--on", "in_library", "--library", "x.simxrd"), "x.simxrd"),
@@ -181,7 +186,7 @@ def _shares(text: str) -> list[tuple[float, str]]:
     return [(float(share), name) for share, name in rows]
 
 
-def test_predict_a_simulated_pattern(simxrd, trained, pattern):
+def test_predict_a_simulated_pattern(simxrd, trained, run, pattern):
     answer = simxrd("predict", trained, pattern)
     assert answer.code == 0, answer.err
     head, target, *_ = answer.out.splitlines()
@@ -190,7 +195,7 @@ def test_predict_a_simulated_pattern(simxrd, trained, pattern):
     shares = _shares(answer.out)
     assert len(shares) == 5
     assert shares == sorted(shares, key=lambda row: -row[0])
-    whole = _shares(simxrd("predict", trained, trained, pattern, "--top", "10").out)
+    whole = _shares(simxrd("predict", trained, run, pattern, "--top", "10").out)
     assert len(whole) == 7
     assert whole[:5] == shares
     assert sum(share for share, _ in whole) == pytest.approx(1.0, abs=5e-3)
@@ -329,3 +334,15 @@ def test_what_reads_a_run_does_not_disturb_one_that_goes_on(simxrd, run, pattern
 
 def test_the_highest_point_that_networks_see():
     assert state.INPUT_MAXIMUM == 100.0
+
+
+def test_structures_that_were_trained_on_are_told(datasets):
+    library = read_library(datasets / "mp_library.simxrd")
+    told = _seen_in_training(library, "ool_published", "test", ["ool_disjoint"])
+    tested, trained = (structures_in(library, s, p) for s, p in (("ool_published", "test"), ("ool_disjoint", "train")))
+    both = len(set(tested.tolist()) & set(trained.tolist()))
+    assert 0 < both < len(tested)
+    assert told == f"note: {both} of these {len(tested)} structures were in the training of the networks"
+    assert not _seen_in_training(library, "ool_disjoint", "test", ["ool_disjoint"])
+    assert not _seen_in_training(library, "in_library", "test", ["in_library"])  # its name says so
+    assert "is not known" in _seen_in_training(library, "ool_disjoint", "test", None)

@@ -309,10 +309,10 @@ def test_measured_patterns_without_labels(config, member, three_heads, tmp_path:
     x = np.linspace(10, 80, 3501)
     path = tmp_path / "a.xy"
     path.write_text(pattern_text(x, 1 + np.exp(-((x - 30) ** 2)), step=0.02))
-    with pytest.raises(InputError, match="no pattern has a space group; `simxrd predict`"):
-        evaluate_measured([member], config, three_heads, str(path), 1.54)
-    with pytest.raises(InputError, match="does not tell its wavelength"):
+    with pytest.raises(InputError, match="is one pattern whose space group is not known, no set; `simxrd predict`"):
         evaluate_measured([member], config, three_heads, str(path))
+    with pytest.raises(InputError, match="the networks name no class that patterns of measured are labelled with"):
+        evaluate_measured([member], config, three_heads | {"classes": {}}, "measured")
 
 
 def test_classes_a_network_does_not_have_are_outside(config, trained, member, monkeypatch):

@@ -23,7 +23,6 @@ from simxrd_jax.train.metrics import (
     collapse,
     constant_predictor,
     empty_evaluation,
-    sum_by_group,
     summarize,
     update,
 )
@@ -294,14 +293,6 @@ def test_collapse_is_the_accuracy_of_replaced_labels():
     assert collapse(np.asarray(evaluation.confusion), groups) == pytest.approx(expected, rel=IDENTITY)
     assert collapse(evaluation, np.arange(7)) == pytest.approx(summarize(evaluation, SYSTEMS)["accuracy"], rel=IDENTITY)
     assert collapse(evaluation, np.zeros(7, int)) == 1
-
-
-def test_most_probable_group_differs_from_the_group_of_the_most_probable_class():
-    groups, p = np.array([0, 1, 1]), np.array([[0.4, 0.35, 0.25]])
-    summed = sum_by_group(p, groups)
-    np.testing.assert_allclose(summed, [[0.4, 0.6]], rtol=1e-6)
-    assert collapse(update(empty_evaluation(3), p, np.array([2])), groups) == 0
-    assert collapse(update(empty_evaluation(2), summed, groups[[2]]), np.arange(2)) == 1
 
 
 # --- Results as JSON, bad input, pictures ----------------------------------------------------------------------------------
