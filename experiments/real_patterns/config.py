@@ -5,7 +5,7 @@ Needs two libraries, made once (about 5 minutes each):
     simxrd library build mp_like_28k.npz -o materials_project.simxrd
     simxrd library build mp_like_28k.npz amcsd_ordered.npz -o materials_project_minerals.simxrd
 
-Wall time: about 25 minutes on 2 CPU cores. Expected: minerals in the library help on the RRUFF patterns, which are of
+Wall time: about 10 minutes on 2 CPU cores. Expected: minerals in the library help on the RRUFF patterns, which are of
 minerals.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from simxrd_jax.train.config import Data, Optimizer, TrainConfig
 
-STEPS = 3000
+STEPS = 1500
 LIBRARIES = {
     "materials_project": "materials_project.simxrd",
     "materials_project_and_minerals": "materials_project_minerals.simxrd",

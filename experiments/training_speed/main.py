@@ -21,10 +21,12 @@ from tqdm import tqdm
 
 from experiments.json_file import json_path, write_json
 from experiments.training_speed.config import CONFIG, SMOKE, Config
+from simxrd_jax.errors import InputError
 from simxrd_jax.library.store import Library, read_library
 from simxrd_jax.train.config import Data, TrainConfig
 from simxrd_jax.train.run import Run, set_up
 from simxrd_jax.train.state import Network, TrainState, answers, draw_batch, make_step, network_input, no_totals, run_keys
+from simxrd_jax.train.suite import positive
 from simxrd_jax.train.targets import truth
 
 
@@ -125,6 +127,25 @@ def _training(run: Run) -> Callable[[int], None]:
     return loop
 
 
+def measure_all(batch: int, config: Config) -> dict[str, Any]:
+    """Rates of every network, those of the first at the top, and what they depend on."""
+    library = read_library(config.library)
+    rows = {
+        model: measure(library, model, batch, config)
+        for model in tqdm(config.models, desc="networks", disable=None, leave=False)
+    }
+    return rows[config.models[0]] | {
+        "models": rows,
+        "batch": batch,
+        "preset": config.preset,
+        "structures": len(library),
+        "device": str(jax.devices()[0].device_kind),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "jax": jax.__version__,
+    }
+
+
 def table(results: dict[str, Any]) -> str:
     """The rates as a Markdown table."""
     lines = [
@@ -147,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", type=Path, help="structure library (default: the bundled one)")
     parser.add_argument("--models", nargs="+", metavar="NAME", help="networks (default: cnn11 cnn4 powdernet)")
-    parser.add_argument("--batch", type=int, help="patterns a step")
+    parser.add_argument("--batch", type=positive, help="patterns a step")
     parser.add_argument(
         "--json", type=json_path, metavar="FILE", help="write the numbers here; those of the first network stand at the top"
     )
@@ -156,21 +177,10 @@ def main() -> None:
     config = SMOKE if given.smoke else CONFIG
     config = dataclasses.replace(config, library=given.library or config.library, models=tuple(given.models or config.models))
     batch = given.batch or (config.batch if jax.default_backend() == "cpu" else config.accelerator_batch)
-    library = read_library(config.library)
-    rows = {
-        model: measure(library, model, batch, config)
-        for model in tqdm(config.models, desc="networks", disable=None, leave=False)
-    }
-    results = rows[config.models[0]] | {
-        "models": rows,
-        "batch": batch,
-        "preset": config.preset,
-        "structures": len(library),
-        "device": str(jax.devices()[0].device_kind),
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "jax": jax.__version__,
-    }
-    print(table(results))
-    if given.json:
-        write_json(given.json, results)
+    try:
+        results = measure_all(batch, config)
+        print(table(results))
+        if given.json:
+            write_json(given.json, results)
+    except InputError as error:
+        raise SystemExit(f"training_speed: {error}") from None

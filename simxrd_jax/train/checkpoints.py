@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import pathlib
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -95,10 +97,11 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
-            if isinstance(error, ValueError) and "space" not in str(error):
+            reason = _reason(error)
+            if reason is None:
                 raise
             raise InputError(
-                f"{self.folder}: the checkpoint of step {step} cannot be written ({error}); earlier ones are whole: free the "
+                f"{self.folder}: the checkpoint of step {step} cannot be written ({reason}); earlier ones are whole: free the "
                 "disk and start the run again"
             ) from error
 
@@ -154,11 +157,23 @@ class Checkpoints:
             ) from error
 
 
+def _reason(error: OSError | ValueError) -> str | None:
+    """What the system said of a write that failed, or None where it is another error.
+
+    TensorStore's errors are ValueErrors, whose text names many files before it comes to the number of the system's error.
+    """
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(number[1])) if number else None
+
+
 @functools.cache
 def _quieten() -> None:
-    """Orbax says much about its choices, and reads that still go on when one has failed each end with a traceback that says
-    that nobody waits for them; what a user must know is said here."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    """Orbax says much about its choices, each of its threads logs the traceback of a write that failed, and reads that still
+    go on when one has failed each end with a traceback that says that nobody waits for them; what a user must know is said
+    here."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     before = sys.unraisablehook
 

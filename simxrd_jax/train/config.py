@@ -12,8 +12,11 @@ import dataclasses
 import difflib
 import json
 import math
+import numbers
 import os
+import re
 import runpy
+import sys
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +24,9 @@ from typing import Any
 
 from simxrd_jax.errors import InputError
 from simxrd_jax.train.losses import Loss
+
+ACCEPTED = {int: numbers.Integral, float: numbers.Real, str: str}  # NumPy's numbers too
+MISSPELT = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")  # what Python says of a dataclass
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,8 @@ class TrainConfig:
     Attributes:
       model: name, see `simxrd models`.
       variant: "corrected" or "as_published".
-      targets: what the network names: crystal_system, space_group, extinction_group; a network of several heads may have
-        several of them and "lattice".
+      targets: what the network names: crystal_system, space_group or extinction_group, or "lattice"; powdernet, which has a
+        head for each, may have several.
       batch: patterns a step, over all devices.
       steps: of the run.
       seed: of parameters, patterns and dropout.
@@ -123,7 +129,7 @@ def load_config(source: str) -> tuple[str, TrainConfig]:
       source: `FILE.py`, whose `CONFIG` is taken, or `FILE.py:NAME` for one of its `CONFIGS`.
 
     Raises:
-      InputError: no such file, an error in it, or no config under that name.
+      InputError: no such file, an error in it, no config under that name, or a value of the wrong type.
     """
     path, _, name = source.partition(":") if not os.path.exists(source) else (source, "", "")
     if not os.path.isfile(path):
@@ -133,7 +139,8 @@ def load_config(source: str) -> tuple[str, TrainConfig]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except (Exception, SystemExit) as error:
-        raise InputError(f"{path}: cannot be run ({type(error).__name__}: {error}); correct it") from error
+        reason = _misspelt(error) or f"cannot be run ({type(error).__name__}: {error}); correct it"
+        raise InputError(f"{path}: {reason}") from error
     several = content.get("CONFIGS", {})
     if not isinstance(several, Mapping):
         raise InputError(f"{path}: CONFIGS is no dictionary of TrainConfig; make it one")
@@ -145,7 +152,20 @@ def load_config(source: str) -> tuple[str, TrainConfig]:
         if name and several:
             wanted += _nearest(name, [str(each) for each in several])
         raise InputError(f"{path}: has no {wanted}")
-    return name or os.path.basename(os.path.dirname(os.path.abspath(path))), config
+    return name or os.path.basename(os.path.dirname(os.path.abspath(path))), checked(config, source)
+
+
+def checked(config: TrainConfig, source: str = "the config") -> TrainConfig:
+    """The config, once every field is of its type, which Python does not look at; lists are made tuples.
+
+    Args:
+      config: as somebody wrote it.
+      source: of it, named in errors.
+
+    Raises:
+      InputError: a value of the wrong type.
+    """
+    return _from_dict(TrainConfig, config, source)
 
 
 def override(config: TrainConfig, settings: Mapping[str, str]) -> TrainConfig:
@@ -224,13 +244,16 @@ def _parsed(kind: Any, text: str, name: str) -> Any:
     return value
 
 
-def _from_dict(kind: Any, values: Mapping[str, Any], source: str, prefix: str = "") -> Any:
-    hints, names = typing.get_type_hints(kind), list(fields_of(TrainConfig()))
+def _from_dict(kind: Any, values: Any, source: str, prefix: str = "") -> Any:
+    """A config or one of its groups, from a mapping or from an instance whose fields may hold anything."""
+    hints = typing.get_type_hints(kind)
+    if isinstance(values, kind):
+        values = {each.name: getattr(values, each.name) for each in dataclasses.fields(kind)}
     if not isinstance(values, Mapping):
         raise InputError(f"{source}: {prefix[:-1] or 'the config'} is no group of fields; correct it")
     for name in values:
         if name not in hints:
-            raise InputError(f"{source}: there is no field {prefix + name!r} in the config{_nearest(prefix + name, names)}")
+            raise InputError(f"{source}: {_no_field(f'{prefix}{name}')}")
     made = {}
     for name, hint in hints.items():
         if name not in values:
@@ -239,18 +262,36 @@ def _from_dict(kind: Any, values: Mapping[str, Any], source: str, prefix: str = 
         if dataclasses.is_dataclass(hint):
             made[name] = _from_dict(hint, value, source, f"{prefix}{name}.")
         elif typing.get_origin(hint) is tuple:
-            if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-                raise InputError(f"{source}: {prefix}{name} = {value!r} is no list of names; correct it")
+            if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+                remedy = f"write ({value!r},)" if isinstance(value, str) else "correct it"
+                raise InputError(f"{source}: {prefix}{name} = {value!r} is no tuple of names; {remedy}")
             made[name] = tuple(value)
         else:
-            accepted = (int, float) if hint is float else hint
-            if isinstance(value, bool) or not isinstance(value, accepted):
+            if isinstance(value, bool) or not isinstance(value, ACCEPTED[hint]):
                 raise InputError(f"{source}: {prefix}{name} = {value!r} is no {hint.__name__}; correct it")
+            if hint is float and not -sys.float_info.max <= value <= sys.float_info.max:
+                raise InputError(f"{source}: {prefix}{name} = {value!r} is no finite number; correct it")
             made[name] = hint(value)
     try:
         return kind(**made)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
+
+
+def _misspelt(error: BaseException) -> str | None:
+    """What is said of a field that no dataclass of the config has, where that is the error."""
+    found = MISSPELT.match(str(error)) if isinstance(error, TypeError) else None
+    groups = {kind.__name__: f"{name}." for name, kind in _groups().items()} | {TrainConfig.__name__: ""}
+    return _no_field(groups[found[1]] + found[2]) if found and found[1] in groups else None
+
+
+def _no_field(name: str) -> str:
+    return f"there is no field {name!r} in the config{_nearest(name, [*fields_of(TrainConfig()), *_groups()])}"
+
+
+def _groups() -> dict[str, Any]:
+    """Name -> class of each group of fields."""
+    return {name: kind for name, kind in typing.get_type_hints(TrainConfig).items() if dataclasses.is_dataclass(kind)}
 
 
 def _nearest(name: str, names: list[str]) -> str:

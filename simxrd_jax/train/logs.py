@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import subprocess
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from simxrd_jax.io.xy import write_together
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
+FLUSH_SECONDS = 30.0  # between TensorBoard's looks at a run; each flush waits for the disk
 
 
 class Log:
@@ -36,25 +38,25 @@ class Log:
         if self._board is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+                    self._board.add(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
-        """Ends both files."""
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+        """Ends both files, the one also where the other cannot be written."""
+        with self._file:
+            if self._board is not None:
+                self._board.close()
 
 
 def read_lines(folder: pathlib.Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """The lines of a run, of one kind or all; a last line that a kill cut short is left out."""
+    """The lines of a run, of one kind or all; a last line that a kill cut short is left out, and what else is no line."""
     path = folder / METRICS
     found = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
             continue
-        if kind is None or line["kind"] == kind:
+        if isinstance(line, dict) and {"kind", "step"} <= line.keys() and kind in (None, line["kind"]):
             found.append(line)
     return found
 
@@ -81,11 +83,44 @@ def _git_commit() -> str | None:
     return run.stdout.strip() or None
 
 
-def _board(folder: pathlib.Path, step: int) -> Any:
-    """A TensorBoard writer that does without TensorFlow, or None where it is not installed."""
+class _Board:
+    """TensorBoard's file of a run, without TensorFlow.
+
+    tensorboardX's `SummaryWriter` writes in a thread of its own. On a full disk that thread ends with a traceback, the process
+    with another, and once its queue is full the run waits for ever; here an error is raised where it happens.
+    """
+
+    def __init__(self, folder: pathlib.Path, step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        folder.mkdir(exist_ok=True)
+        self._file = EventsWriter(str(folder / "events"), f".from-{step}")
+        self._kinds: Any = event_pb2  # its classes are made when it is imported
+        self._flushed = 0.0
+        # What a killed run had written beyond its checkpoint is purged, from the first step on if there was none.
+        self._write(step + 1, session_log=self._kinds.SessionLog(status=self._kinds.SessionLog.START))
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """One point of a curve."""
+        from tensorboardX.summary import scalar
+
+        self._write(step, summary=scalar(name, value))
+
+    def _write(self, step: int, **content: Any) -> None:
+        self._file.write_event(self._kinds.Event(wall_time=time.time(), step=step, **content))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._file.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._file.close()
+
+
+def _board(folder: pathlib.Path, step: int) -> _Board | None:
+    """TensorBoard's file, or None where tensorboardX is not installed."""
     try:
-        from tensorboardX import SummaryWriter
+        return _Board(folder / TENSORBOARD, step)
     except ImportError:
         return None
-    # What a killed run had written beyond its checkpoint is purged, from the first step on if there was none.
-    return SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1, filename_suffix=f".from-{step}")

@@ -1,6 +1,7 @@
 """Host zone. A training run from its config to its results, resumed where it was left.
 
 A run's folder:
+    .lock                 held by the process that trains
     config.json           the config, with what made it (versions, commit, device, library)
     metrics.jsonl         a line each `log_every` steps, two at each validation
     tensorboard/          the same
@@ -26,14 +27,14 @@ from tqdm import tqdm
 
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.xy import write_together
-from simxrd_jax.library.store import Library
 from simxrd_jax.train.checkpoints import Checkpoints, Progress
-from simxrd_jax.train.config import TrainConfig, differences, to_dict
+from simxrd_jax.train.config import TrainConfig, checked, differences, to_dict
 from simxrd_jax.train.evaluation import evaluate_part, report
 from simxrd_jax.train.logs import Log, read_lines, surroundings
 from simxrd_jax.train.run import CONFIG, RESULTS, Run, open_library, read_run, set_up
 from simxrd_jax.train.state import Totals, TrainState, abstract, make_step, no_totals, replicated
 
+LOCK = ".lock"  # in a run's folder
 DISPLAY_EVERY = 10  # steps between updates of the progress bar
 
 
@@ -59,16 +60,21 @@ def train(
       The content of results.json, empty if the run stopped before its end.
 
     Raises:
-      InputError: a bad config, a folder of another run, a loss that is no number, a full disk.
+      InputError: a bad config, a folder of another run or of one that goes on, a loss that is no number, a full disk.
     """
     folder = pathlib.Path(folder)
-    library = open_library(config.data.library)
-    run = set_up(config, library)
-    claim(folder, config, library, run)
-    results = folder / RESULTS
-    if results.exists():
-        say(f"{folder}: the run is complete")
-        return _read_results(results)
+    config = checked(config)
+    run = set_up(config, open_library(config.data.library))
+    with claim(folder, run):
+        if (folder / RESULTS).exists():
+            say(f"{folder}: the run is complete")
+            return _read_results(folder / RESULTS)
+        return _train(run, folder, say, stop_after)
+
+
+def _train(run: Run, folder: pathlib.Path, say: Callable[[str], None], stop_after: int | None) -> dict[str, Any]:
+    """What `train` does in a folder that is this process's own."""
+    config = run.config
     like = abstract(run.state)  # the first step is given the arrays away
     with contextlib.ExitStack() as opened:
         opened.enter_context(_writing(folder))
@@ -83,51 +89,94 @@ def train(
         finished = _steps(run, state, progress, checkpoints, log, stop_after)
         if not finished:
             return {}
-        best = checkpoints.progress(checkpoints.steps()[-1]).best_step
+        last = checkpoints.steps()[-1]
+        best = checkpoints.progress(last).best_step
         network = checkpoints.network(like.network, best)
     made = {
         "config": to_dict(config),
         "best_step": best,
         "seconds": round(sum(line["seconds"] for line in read_lines(folder, "train")), 1),
-        "patterns": config.batch * max(line["step"] for line in read_lines(folder, "train")),
+        "patterns": config.batch * last,
         "surroundings": surroundings(),
         "test": evaluate_part([(run.definition, network)], run, "test"),
     }
     report(made["test"], run.classes, folder)
-    write_together({results: json.dumps(made, indent=1) + "\n"})
+    write_together({folder / RESULTS: json.dumps(made, indent=1) + "\n"})
     return made
 
 
-def claim(folder: pathlib.Path, config: TrainConfig, library: Library, run: Run) -> None:
-    """Makes the folder, or checks that it is of a run of this config over this library.
+@contextlib.contextmanager
+def claim(folder: pathlib.Path, run: Run) -> Iterator[None]:
+    """Makes the folder of a run, or checks that it is its own, and keeps other processes from training there meanwhile.
+
+    The folder of a complete run is left as it is.
 
     Raises:
-      InputError: it is of another run, or cannot be written.
+      InputError: it is of another run, another process trains there, or it cannot be written.
     """
-    path = folder / CONFIG
-    if path.exists():
-        known, content = read_run(folder)
-        differ = differences(known, config)
-        if differ:
-            raise InputError(f"{folder} holds a run with another {', '.join(differ)}; give another folder or delete it")
-        if content["library"] != library.meta.fingerprint:
-            raise InputError(f"{folder} holds a run over another library than {config.data.library}; give another folder")
+    is_known = _holds(folder, run)  # before anything is written
+    if is_known and (folder / RESULTS).exists():
+        yield
         return
-    if folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty and holds no run; give another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); give another folder") from error
-    content = {
-        "config": to_dict(config),
-        "library": library.meta.fingerprint,
-        "classes": {target: list(names) for target, names in run.classes.items()},
-        "train_counts": {target: counts.tolist() for target, counts in run.train_counts.items()},
-        "parameters": run.parameter_count,
-        **surroundings(),
-    }
-    write_together({path: json.dumps(content, indent=1) + "\n"})
+    with _locked(folder):
+        if not _holds(folder, run):  # by now: another process may have come first, and ended
+            content = {
+                "config": to_dict(run.config),
+                "library": run.library.meta.fingerprint,
+                "classes": {target: list(names) for target, names in run.classes.items()},
+                "train_counts": {target: counts.tolist() for target, counts in run.train_counts.items()},
+                "parameters": run.parameter_count,
+                **surroundings(),
+            }
+            write_together({folder / CONFIG: json.dumps(content, indent=1) + "\n"})
+        yield
+
+
+def _holds(folder: pathlib.Path, run: Run) -> bool:
+    """Whether the folder is of this run, or is still to be made.
+
+    Raises:
+      InputError: it is of another run, or holds something else.
+    """
+    if (folder / CONFIG).exists():
+        known, content = read_run(folder)
+        differ = differences(known, run.config)
+        if differ:
+            raise InputError(f"{folder} holds a run with another {', '.join(differ)}; give another folder or delete it")
+        if content["library"] != run.library.meta.fingerprint:
+            raise InputError(f"{folder} holds a run over another library than {run.config.data.library}; give another folder")
+        return True
+    if folder.is_dir() and any(each.name != LOCK for each in folder.iterdir()):
+        raise InputError(f"{folder} is not empty and holds no run; give another folder")
+    return False
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+    """Holds the lock of a folder, which the system releases however the process ends; the file stays, and means nothing.
+
+    Raises:
+      InputError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with _writing(folder):
+        file = (folder / LOCK).open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: another process is training there; wait for its end or give another folder") from None
+        except OSError:
+            pass  # some network file systems know no locks; the run goes on without
+        yield
 
 
 @contextlib.contextmanager
@@ -218,7 +267,7 @@ def _line(run: Run, sums: Totals, seconds: float, step: int) -> dict[str, float]
     return {
         "loss": float(sums.loss) / max(int(sums.steps), 1),
         "accuracy": int(sums.hits) / max(int(sums.samples), 1),
-        "learning_rate": float(jnp.asarray(run.schedule(step))),
+        "learning_rate": float(jnp.asarray(run.schedule(step - 1))),  # of the step that was just made
         "seconds": round(seconds, 3),
         "patterns_per_second": round(int(sums.samples) / seconds, 1),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,10 @@ from simxrd_jax.conditions import nearest
 from simxrd_jax.errors import InputError
 from simxrd_jax.library.store import Library, read_library
 from simxrd_jax.library.stream import LABELS, Impurities, Stream, make_stream
-from simxrd_jax.models import create_model
+from simxrd_jax.models import MODELS, create_model
 from simxrd_jax.presets import Uniform
 from simxrd_jax.train.checkpoints import FOLDER, Checkpoints
-from simxrd_jax.train.config import Data, TrainConfig, from_dict
+from simxrd_jax.train.config import Data, TrainConfig, checked, fields_of, from_dict
 from simxrd_jax.train.losses import make_loss
 from simxrd_jax.train.state import Network, TrainState, abstract, make_mesh, make_optimizer, replicated, split_network
 from simxrd_jax.train.targets import LATTICE, TARGETS, counts_in, names_of, structures_in
@@ -31,6 +31,7 @@ from simxrd_jax.train.targets import LATTICE, TARGETS, counts_in, names_of, stru
 CONFIG, RESULTS = "config.json", "results.json"
 PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
 LATTICE_WEIGHT = 1.0  # of the mean Huber loss of the lattice's six numbers beside the cross-entropies
+MANY_HEADED = "powdernet"  # the one network with a head for each target
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
@@ -90,8 +91,9 @@ def set_up(config: TrainConfig, library: Library, train_counts: Mapping[str, Any
       train_counts: target -> training structures of each class, where the network was trained on another library.
 
     Raises:
-      InputError: a value of the config that does not go with the library or with the others.
+      InputError: a value of the config of the wrong type, or one that does not go with the library or with the others.
     """
+    config = checked(config)
     _check(config)
     mesh = make_mesh(config.batch)
     stream = training_stream(config, library, config.batch // mesh.size)
@@ -136,22 +138,36 @@ def training_stream(config: TrainConfig, library: Library, size: int) -> Stream:
 
 
 def new_model(config: TrainConfig, classes: dict[str, tuple[str, ...]]) -> nnx.Module:
-    """The network of a config with its first parameters."""
+    """The network of a config with its first parameters.
+
+    Raises:
+      InputError: there is no such network, or it cannot have the targets.
+    """
+    if len(config.targets) > 1 and config.model in MODELS and config.model != MANY_HEADED:
+        raise InputError(
+            f"targets={','.join(config.targets)}: {config.model} has one head; name one target or set model={MANY_HEADED}"
+        )
     widths = {t: len(classes[t]) if t in classes else 6 for t in config.targets}
-    return create_model(
+    model = create_model(
         config.model,
         num_classes=next(iter(widths.values())) if len(widths) == 1 else widths,
         variant=config.variant,
         dtype=PRECISIONS[config.precision],
         rngs=nnx.Rngs(params=config.seed),
     )
+    if LATTICE in config.targets and getattr(model, "softmaxes", 0):
+        raise InputError(
+            f"targets={LATTICE}: {config.model} as published ends in a softmax, and its outputs are shares of 1, no lattice; "
+            f"set variant=corrected or model={MANY_HEADED}"
+        )
+    return model
 
 
 def read_run(folder: str | pathlib.Path) -> tuple[TrainConfig, dict[str, Any]]:
     """Config of a run's folder, and all that config.json says.
 
     Raises:
-      InputError: the folder holds no run.
+      InputError: the folder holds no run, or one whose config.json is damaged.
     """
     path = pathlib.Path(folder) / CONFIG
     try:
@@ -164,7 +180,26 @@ def read_run(folder: str | pathlib.Path) -> tuple[TrainConfig, dict[str, Any]]:
         raise InputError(
             f"{folder}: holds no run (there is no readable {CONFIG}); give the folder that `simxrd train` wrote"
         ) from error
-    return from_dict(values, str(path)), content
+    config = from_dict(values, str(path))
+    if not _are_of(config.targets, content["classes"], content["train_counts"]):
+        raise InputError(
+            f"{path}: its classes and train_counts are not those of targets={','.join(config.targets)}; the file is damaged, "
+            "restore it or train anew in another folder"
+        )
+    return config, content
+
+
+def _are_of(targets: Sequence[str], classes: dict[str, Any], train_counts: dict[str, Any]) -> bool:
+    """Whether each target with classes has its names, and each name its number of training structures."""
+    if not classes.keys() == train_counts.keys() == set(targets) - {LATTICE}:
+        return False
+    return all(
+        isinstance(names, list)
+        and isinstance(train_counts[target], list)
+        and [type(name) for name in names] == [str] * len(names)
+        and [type(count) for count in train_counts[target]] == [int] * len(names)
+        for target, names in classes.items()
+    )
 
 
 def _check(config: TrainConfig) -> None:
@@ -185,6 +220,9 @@ def _check(config: TrainConfig) -> None:
             raise InputError(f"{name}={getattr(config, name)} must be at least 0")
     if not 0 <= config.seed < 2**32:  # JAX would take the rest of the division by 2^32 without a word
         raise InputError(f"seed={config.seed} must be from 0 to {2**32 - 1}")
+    for name, value in fields_of(config).items():
+        if name != "seed" and isinstance(value, int) and value >= 2**31:  # JAX counts in int32
+            raise InputError(f"{name}={value} must be below 2^31 = {2**31}")
     if config.data.copies < 0:
         raise InputError(
             f"data.copies={config.data.copies} must be 0 (fresh patterns) or the number of stored ones a structure"

@@ -266,7 +266,12 @@ def _edit(run: pathlib.Path, **values: object) -> None:
     [
         ({"model": "cnn3"}, "does not fit the network"),
         ({"model": "cnn55"}, "did you mean"),
-        ({"classes": {"crystal_system": ["a", "b"]}}, "does not fit the network"),
+        ({"classes": {"crystal_system": ["a", "b"]}, "train_counts": {"crystal_system": [1, 1]}}, "does not fit the network"),
+        ({"classes": {"crystal_system": ["a", "b"]}}, "train_counts are not those of targets=crystal_system"),
+        ({"classes": {}}, "train_counts are not those of targets=crystal_system"),
+        ({"train_counts": {}}, "train_counts are not those of targets=crystal_system"),
+        ({"train_counts": {"crystal_system": [1.5] * 7}}, "train_counts are not those of targets=crystal_system"),
+        ({"train_counts": {"crystal_system": 7}}, "train_counts are not those of targets=crystal_system"),
         ({"classes": 3}, "holds no run"),
         ({"config": 3}, "no group of fields"),
         ({"optimizer": {"average_decay": 0.9}}, "does not fit the network"),

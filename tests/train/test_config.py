@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
+from typing import Any
 
+import numpy as np
 import pytest
 
 from simxrd_jax.errors import InputError
@@ -13,6 +16,7 @@ from simxrd_jax.train.config import (
     Data,
     Optimizer,
     TrainConfig,
+    checked,
     differences,
     fields_of,
     from_dict,
@@ -128,9 +132,11 @@ def test_json_gives_the_config_back():
         ({"steps": 1.0}, "steps = 1.0 is no int"),
         ({"model": 4}, "model = 4 is no str"),
         ({"optimizer": {"learning_rate": None}}, "optimizer.learning_rate = None is no float"),
-        ({"targets": "space_group"}, "targets = 'space_group' is no list"),
-        ({"targets": 3}, "targets = 3 is no list"),
-        ({"targets": [1]}, "is no list of names"),
+        ({"targets": "space_group"}, "targets = 'space_group' is no tuple of names; write ('space_group',)"),
+        ({"targets": 3}, "targets = 3 is no tuple of names; correct it"),
+        ({"targets": [1]}, "is no tuple of names"),
+        ({"optimiser": {}}, "'optimiser' in the config; did you mean optimizer?"),
+        ({"optimizer": {"clip_norm": math.nan}}, "optimizer.clip_norm = nan is no finite number"),
         ({"data": 3}, "data is no group"),
         ({"loss": {"name": "focall"}}, "did you mean focal"),
     ],
@@ -142,6 +148,37 @@ def test_json_of_another_config_is_refused(change, message):
     assert str(caught.value).startswith("run/config.json: ")
     with pytest.raises(InputError, match="the config is no group"):
         from_dict([], "x")  # type: ignore[arg-type]
+
+
+def test_checking_brings_fields_to_their_types_and_no_more():
+    """NumPy's numbers are numbers, of which JSON knows nothing, and a list of targets is as good as a tuple."""
+    written: Any = TrainConfig(targets=["space_group"], steps=np.int64(5), optimizer=Optimizer(learning_rate=1))  # type: ignore
+    found = checked(written)
+    assert found == TrainConfig(steps=5, optimizer=Optimizer(learning_rate=1.0))
+    assert [type(v) for v in (found.targets, found.steps, found.optimizer.learning_rate)] == [tuple, int, float]
+    assert checked(CONFIG) == CONFIG
+    assert json.loads(json.dumps(to_dict(found)))["steps"] == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": "abc"}, "steps = 'abc' is no int"),
+        ({"steps": 2.5}, "steps = 2.5 is no int"),
+        ({"steps": True}, "steps = True is no int"),
+        ({"targets": "space_group"}, "targets = 'space_group' is no tuple of names; write ('space_group',)"),
+        ({"targets": None}, "targets = None is no tuple of names"),
+        ({"data": Optimizer()}, "data is no group of fields"),
+        ({"data": Data(library=pathlib.Path("a"))}, "data.library = "),  # type: ignore[arg-type]
+        ({"data": Data(copies="3")}, "data.copies = '3' is no int"),  # type: ignore[arg-type]
+        ({"minimum_improvement": 10**400}, "is no finite number"),
+    ],
+)
+def test_fields_of_another_type_are_refused(change: Any, message: str):
+    with pytest.raises(InputError) as caught:
+        checked(dataclasses.replace(CONFIG, **change))
+    assert str(caught.value).startswith("the config: ")
+    assert message in str(caught.value)
 
 
 def test_differences_name_fields_of_groups():
@@ -179,7 +216,13 @@ def test_config_files(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
         ("CONFIGS = [1]", "CONFIGS is no dictionary"),
         ("def (", "SyntaxError"),
         ("import there_is_no_such_module", "there_is_no_such_module"),
-        (HEAD + "CONFIG = TrainConfig(stepps=3)", "stepps"),
+        (HEAD + "CONFIG = TrainConfig(stepps=3)", "there is no field 'stepps' in the config; did you mean steps?"),
+        (HEAD + "CONFIG = TrainConfig(modle='cnn4')", "did you mean model?"),
+        (HEAD + "CONFIG = TrainConfig(optimiser=1)", "did you mean optimizer?"),
+        (HEAD + "CONFIG = TrainConfig(data=Data(presett='ideal'))", "did you mean data.preset?"),
+        (HEAD + "class A:\n def __init__(self): pass\nA(modle=1)", "cannot be run (TypeError"),
+        (HEAD + "CONFIG = TrainConfig(steps='abc')", "config.py: steps = 'abc' is no int"),
+        (HEAD + "CONFIG = TrainConfig(targets='space_group')", "write ('space_group',)"),
         ("from simxrd_jax.train.losses import Loss\nLoss(name='focall')", "did you mean focal"),
         ("raise SystemExit(3)", "cannot be run"),
     ],

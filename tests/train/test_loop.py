@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import os
 import pathlib
 import random
 import shutil
 import struct
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +23,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from simxrd_jax.errors import InputError
+from simxrd_jax.library.store import Library
 from simxrd_jax.train import loop, state
 from simxrd_jax.train.checkpoints import Checkpoints, Progress
 from simxrd_jax.train.config import TrainConfig, override
@@ -274,17 +280,22 @@ def test_a_loss_that_is_no_number_ends_the_run_before_a_checkpoint_of_it(config,
 # --- Folders that are refused ----------------------------------------------------------------------------------------------
 
 
+def _claim(folder: pathlib.Path, config: TrainConfig, library: Library, run: Run) -> None:
+    with claim(folder, dataclasses.replace(run, config=config, library=library)):
+        pass
+
+
 def _refused(folder: pathlib.Path, config: TrainConfig, library, run: Run, message: str) -> None:
     before = content_of(folder)
     with pytest.raises(InputError, match=message) as caught:
-        claim(folder, config, library, run)
+        _claim(folder, config, library, run)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert content_of(folder) == before
 
 
 def test_folders_of_other_runs_are_refused_and_left_alone(config, library, run, trained, tmp_path):
-    claim(trained, config, library, run)
+    _claim(trained, config, library, run)
     other = override(config, {"data.copies": "1", "seed": "3"})
     _refused(trained, other, library, run, "another seed, data.copies; give another folder")
     folder = tmp_path / "run"
@@ -302,15 +313,115 @@ def test_folders_of_other_runs_are_refused_and_left_alone(config, library, run, 
     _refused(folder, config, library, run, "is not empty and holds no run")
     empty = tmp_path / "empty"
     empty.mkdir()
-    claim(empty, config, library, run)
+    _claim(empty, config, library, run)
     commit = {"git_commit": None}  # which may be another by now
     assert json.loads((empty / "config.json").read_text()) | commit == known | commit
     file = tmp_path / "file"
     file.write_text("x")
     for place in (file, file / "run"):
         with pytest.raises(InputError, match="cannot be made"):
-            claim(place, config, library, run)
+            _claim(place, config, library, run)
     assert file.read_text() == "x"
+
+
+def test_one_process_trains_in_a_folder(config, library, run, trained, tmp_path):
+    folder = tmp_path / "run"
+    with claim(folder, run):
+        before = content_of(folder)
+        # The second one, as another process would: its lock is another one of the same file.
+        for _ in range(2):
+            _refused(folder, config, library, run, "another process is training there; wait for its end")
+        with pytest.raises(InputError, match="another process"):
+            train(config, folder)
+        _refused(folder, override(config, {"seed": "3"}), library, run, "another seed")
+        assert content_of(folder) == before
+    with claim(folder, run):  # free again, as it is after a kill
+        pass
+    with claim(trained, run), claim(trained, run):  # a complete run is only read
+        pass
+    # One that was stopped before it wrote its config is no run yet.
+    (folder / "config.json").unlink()
+    _claim(folder, config, library, run)
+    assert (folder / "config.json").exists()
+
+
+def test_a_lock_ends_with_its_process(run, tmp_path):
+    folder = tmp_path / "run"
+    _claim(folder, run.config, run.library, run)
+    code = f"import fcntl, time; f = open({str(folder / loop.LOCK)!r}, 'a'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True)"
+    with subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(60)"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        _refused(folder, run.config, run.library, run, "another process")
+        process.kill()
+    _claim(folder, run.config, run.library, run)
+
+
+def test_a_file_system_without_locks(run, tmp_path, monkeypatch):
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    _claim(tmp_path / "run", run.config, run.library, run)
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    _claim(tmp_path / "run", run.config, run.library, run)
+
+
+def test_nothing_is_written_for_a_config_of_wrong_types(config, tmp_path):
+    with pytest.raises(InputError, match="steps = 'abc' is no int"):
+        train(dataclasses.replace(config, steps="abc"), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError(f"RESOURCE_EXHAUSTED: {'/a' * 2000} [os_error_code='28']"), r"written \(No space left on device\)"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), r"written \(Disk quota exceeded\)"),
+        (ValueError("shapes"), None),
+    ],
+    ids=["full", "quota", "other"],
+)
+def test_what_is_said_of_a_checkpoint_that_cannot_be_written(run, tmp_path, monkeypatch, error, message):
+    def save(*_: object, **__: object) -> None:
+        raise error
+
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(checkpoints._manager, "save", save)
+    with pytest.raises(InputError if message else ValueError, match=message or "^shapes$") as caught:
+        checkpoints.save(run.state, Progress(), None)
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+    checkpoints.close()
+
+
+def test_a_full_disk_is_said_where_it_is_met(tmp_path):
+    """TensorBoard's file too is written in this thread: a thread of its own would end with a traceback."""
+    from simxrd_jax.train.logs import Log
+
+    threads = threading.active_count()
+    log = Log(tmp_path, 0)
+    assert log._board is not None
+    writer = log._board._file._py_recordio_writer
+    writer._writer.close()
+    writer._writer = open("/dev/full", "wb")  # noqa: SIM115
+    log.write("train", 1, {"loss": 1.0})
+    with pytest.raises(OSError, match="No space left"):
+        log.close()
+    assert log._file.closed
+    assert len(read_lines(tmp_path)) == 1
+    assert threading.active_count() == threads
+
+
+def test_the_learning_rate_of_a_line_is_that_of_its_step(run):
+    sums = jax.device_get(state.no_totals())
+    line = loop._line(dataclasses.replace(run, schedule=lambda step: 0.5 * step), sums, 1.0, 7)
+    assert line["learning_rate"] == 3.0  # optax counts from 0: the seventh step used schedule(6)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"kind": "train"}', "3", "\xff"])
+def test_lines_that_are_no_lines_are_left_out(text, tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(f'{text}\n{{"kind": "train", "step": 1}}\n'.encode("latin-1"))
+    assert read_lines(tmp_path, "train") == [{"kind": "train", "step": 1}]
 
 
 def test_a_folder_that_cannot_be_written(config, trained, tmp_path):

@@ -141,7 +141,8 @@ def test_optimizers_that_are_refused(change, message):
         ({"targets": ""}, "targets is empty"),
         ({"targets": "space_grup"}, "no target 'space_grup'; did you mean space_group"),
         ({"targets": "lattice,lattice"}, "names one twice"),
-        ({"targets": "lattice,space_group"}, "cannot have"),  # a published network has one head
+        ({"targets": "lattice,space_group"}, "cnn5 has one head; name one target or set model=powdernet"),
+        ({"targets": "lattice", "variant": "as_published"}, "softmax.*; set variant=corrected or model=powdernet"),
         ({"precision": "float16"}, "no precision 'float16'; did you mean"),
         ({"model": "cnn55"}, "no model 'cnn55'; did you mean"),
         ({"variant": "fixed"}, "no variant 'fixed'"),
@@ -153,6 +154,8 @@ def test_optimizers_that_are_refused(change, message):
         ({"seed": str(2**32)}, "seed=4294967296 must be from 0 to 4294967295"),  # JAX would take 0
         ({"batch": "0"}, "batch of 0"),
         ({"data.copies": "-1"}, "data.copies=-1 must be 0"),
+        ({"data.copies": "3000000000"}, "data.copies=3000000000 must be below"),
+        ({"steps": str(2**31)}, "steps=2147483648 must be below"),
         ({"data.impurities": "-1"}, "-1 impurities"),
         ({"data.split": "ool_disjont"}, "did you mean ool_disjoint"),
         ({"data.preset": "synchrotron"}, "wavelength"),

@@ -1,0 +1,128 @@
+"""`simxrd refine`: what it writes, what it refuses, and in what words."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simxrd_jax.commands.refine import with_uncertainty
+from simxrd_jax.io.cif import read_cif
+from simxrd_jax.refine.build import InstrumentStart, PhaseStart, make_model
+from simxrd_jax.refine.model import pattern
+
+OPTIONS = ("--wavelength", "CuKa", "--background", "2", "--symmetric")
+
+
+@pytest.fixture(scope="module")
+def silicon(datasets: pathlib.Path) -> pathlib.Path:
+    return datasets / "cifs" / "Si.cif"
+
+
+@pytest.fixture(scope="module")
+def measured(silicon: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A pattern of silicon with counting noise, its cell 0.3 % larger than the CIF's and its specimen 0.1 mm too low."""
+    two_theta = np.round(np.arange(25.0, 60.01, 0.05), 4)
+    start = InstrumentStart({"caglioti_w": 0.01}, has_axial_divergence=False)
+    with jax.enable_x64(True):
+        model = make_model([PhaseStart("Si", read_cif(silicon))], "CuKa", two_theta, instrument=start, background_terms=2)
+        truth = {"phases.Si.cell.a": 5.447, "instrument.displacement": 0.1, "phases.Si.scale": 5.0}
+        values = model.table.values({**truth, "phases.Si.microstrain": 1e-3, "background.chebyshev.0": 50.0})
+        clean = np.asarray(pattern(model.layout, model.arrays, model.settings, jnp.asarray(values)))
+    path = tmp_path_factory.mktemp("measured") / "si.xy"
+    np.savetxt(path, np.stack([two_theta, np.random.default_rng(0).poisson(clean)], axis=1), fmt="%.4f")
+    return path
+
+
+@pytest.fixture(scope="module")
+def refined(silicon, measured, tmp_path_factory) -> pathlib.Path:
+    """The folder of a refinement of two files, one of which is broken."""
+    from simxrd_jax.commands.refine import Options, refine_files
+
+    folder = tmp_path_factory.mktemp("refined")
+    broken = folder / "broken.xy"
+    broken.write_text("10 1\nnothing\n")
+    options = Options((str(silicon),), wavelength="CuKa", background=2, axial=False, fixed=("*.biso",))
+    failed = refine_files([str(measured), str(broken)], options, str(folder / "out"), say=lambda sentence: None)
+    assert failed == [str(broken)]
+    return folder / "out"
+
+
+def test_the_default_plan_finds_a_cell_that_is_off(refined):
+    result = json.loads((refined / "si" / "result.json").read_text())
+    a, sigma = result["phases"]["Si"]["cell"]["a"]
+    assert abs(a - 5.447) < 5 * sigma
+    assert result["converged"]
+    assert result["gof"] == pytest.approx(1.0, abs=0.1)
+    assert result["parameters"]["instrument.displacement"][0] == pytest.approx(0.1, abs=0.02)
+    assert {p.name for p in (refined / "si").iterdir()} == {"result.json", "pattern.xy", "fit.png"}
+
+
+def test_several_files_get_a_table_and_a_broken_one_stops_no_other(refined):
+    rows = list(csv.DictReader((refined / "results.csv").open()))
+    assert len(rows) == 2
+    assert float(rows[0]["phases.Si.cell.a"]) == pytest.approx(5.447, abs=0.005)
+    assert "broken.xy" in rows[1]["error"]
+    assert not (refined / "broken").exists()
+
+
+def test_an_earlier_result_is_kept(simxrd, refined, measured, silicon):
+    before = (refined / "si" / "result.json").read_bytes()
+    answer = simxrd("refine", measured, "--phase", silicon, *OPTIONS, "-o", refined / "si")
+    assert answer.code == 1
+    assert "already holds a result; choose another folder" in answer.err
+    assert (refined / "si" / "result.json").read_bytes() == before
+
+
+def test_the_list_names_every_parameter(simxrd, measured, silicon):
+    answer = simxrd("refine", measured, "--phase", f"silicon={silicon}", *OPTIONS, "--list")
+    assert answer.code == 0, answer.err
+    lines = {line.split()[0]: line for line in answer.out.splitlines()}
+    assert {"phases.silicon.cell.a", "instrument.displacement", "background.chebyshev.1"} <= set(lines)
+    assert lines["phases.silicon.cell.a"].endswith("cell, blurred by 0.8 deg")
+    assert "axial" not in answer.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--range", "80", "90"), "the pattern runs from 25 to 60 deg; take a part of it"),
+        (("--free", "phases.Se.*"), r"no parameter matches 'phases.Se.*'"),
+        (("--set", "phases.Si.cell.b=5"), "there is no parameter 'phases.Si.cell.b'; did you mean"),
+        (("--set", "phases.Si.grain_size=-1"), "must be above 0"),
+        (("--set", "cell"), "expected NAME=VALUE"),
+        (("--texture", "Ge=0,0,1"), "there is no such phase; choose from Si"),
+        (("--texture", "Si=0,0"), "expected PHASE=h,k,l"),
+        (("--plan", "none.json"), "none.json: is no plan"),
+        (("--phase", "none.cif"), "none.cif: no such file"),
+        (("--instrument", "none.prm"), "none.prm"),
+        (("--fix", "*"), "no parameter is free"),
+        (("--exclude", "0", "180"), "no point is left"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(simxrd, measured, silicon, tmp_path, arguments, words):
+    answer = simxrd("refine", measured, "--phase", silicon, *OPTIONS, *arguments, "-o", tmp_path / "out")
+    assert answer.code == 1
+    assert words in answer.err
+    assert "Traceback" not in answer.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_that_are_missing(simxrd, measured, silicon, tmp_path):
+    assert "name at least one structure" in simxrd("refine", measured, "-o", tmp_path / "x").err
+    assert "name a folder" in simxrd("refine", measured, "--phase", silicon).err
+    answer = simxrd("refine", measured, "--phase", silicon, "-o", tmp_path / "x")
+    assert "does not tell its wavelength; give it with --wavelength" in answer.err
+
+
+def test_values_with_their_uncertainties():
+    assert with_uncertainty(5.431021, 0.000034) == "5.43102(3)"
+    assert with_uncertainty(5.431021, 0.00014) == "5.43102(14)"
+    assert with_uncertainty(2908.9, 71.7) == "2909(72)"
+    assert with_uncertainty(1.5, float("nan")) == "1.5"
+    assert with_uncertainty(1.5, 0.0) == "1.5"
