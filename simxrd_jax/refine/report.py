@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from simxrd_jax.crystal.constraints import CELL_NAMES
+from simxrd_jax.io.instruments import InstrumentFile, write_instrument
 from simxrd_jax.io.xy import write_together
 from simxrd_jax.plots import figure_bytes
 from simxrd_jax.refine.figure import draw_fit
 from simxrd_jax.refine.fit import Refinement
 
 RESULT_FILE, PATTERN_FILE, FIGURE_FILE = "result.json", "pattern.xy", "fit.png"
+INSTRUMENT_FILE = "instrument.json"
 
 
 def result_dict(fit: Refinement) -> dict[str, Any]:
@@ -59,6 +61,13 @@ def pattern_columns(fit: Refinement) -> str:
     return "\n".join([head, *("{:.6f} {:.6g} {:.6g} {:.6g} {:.6g} {:.6g}".format(*row) for row in rows)]) + "\n"
 
 
+def instrument_of(fit: Refinement) -> InstrumentFile:
+    """The refined instrument, for `--instrument` of other patterns; where the specimen stood is none of its values."""
+    names = {f"instrument.{field}": field for field in fit.model.layout.instrument if "." not in field}
+    values = {field: fit[name][0] for name, field in names.items() if field != "displacement"}
+    return InstrumentFile(values, fit.model.radiation)
+
+
 def write_report(fit: Refinement, folder: pathlib.Path, title: str = "") -> None:
     """Writes all files of a refinement together.
 
@@ -70,6 +79,7 @@ def write_report(fit: Refinement, folder: pathlib.Path, title: str = "") -> None
     Raises:
       InputError: the folder cannot be written to.
     """
+    write_instrument(folder / INSTRUMENT_FILE, instrument_of(fit))
     write_together(
         {
             folder / RESULT_FILE: json.dumps(result_dict(fit), indent=1) + "\n",

@@ -13,6 +13,7 @@ import pytest
 
 from simxrd_jax.commands.refine import with_uncertainty
 from simxrd_jax.io.cif import read_cif
+from simxrd_jax.io.instruments import read_instrument
 from simxrd_jax.refine.build import InstrumentStart, PhaseStart, make_model
 from simxrd_jax.refine.model import pattern
 
@@ -60,7 +61,10 @@ def test_the_default_plan_finds_a_cell_that_is_off(refined):
     assert result["converged"]
     assert result["gof"] == pytest.approx(1.0, abs=0.1)
     assert result["parameters"]["instrument.displacement"][0] == pytest.approx(0.1, abs=0.02)
-    assert {p.name for p in (refined / "si").iterdir()} == {"result.json", "pattern.xy", "fit.png"}
+    assert {p.name for p in (refined / "si").iterdir()} == {"result.json", "pattern.xy", "fit.png", "instrument.json"}
+    instrument = read_instrument(refined / "si" / "instrument.json")
+    assert instrument.values["caglioti_w"] == result["parameters"]["instrument.caglioti_w"][0]
+    assert "displacement" not in instrument.values
 
 
 def test_several_files_get_a_table_and_a_broken_one_stops_no_other(refined):
