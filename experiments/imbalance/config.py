@@ -1,7 +1,7 @@
 """python -m experiments.imbalance        or one of them: simxrd train experiments/imbalance/config.py:focal
 
-Wall time: about 6 minutes on 2 CPU cores. Expected: weights and logit adjustment raise the accuracy of rare space groups and
-lower that of frequent ones.
+Wall time: about 6 minutes on 2 CPU cores. Expected: every way costs accuracy of frequent space groups; after so few patterns
+balanced sampling alone names some of the rarest.
 """
 
 from __future__ import annotations
