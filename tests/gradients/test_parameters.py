@@ -127,7 +127,7 @@ def _check(point, reflections, settings, leaves):
 def test_every_leaf_at_a_random_point(x64, cif_folder, method):
     point, reflections = _random_point(cif_folder)
     leaves = _leaves(point)
-    assert len(leaves) == 12 + 15 + 17 + 8
+    assert len(leaves) == 12 + 15 + 18 + 8
     _check(point, reflections, METHODS[method], leaves)
 
 

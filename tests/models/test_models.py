@@ -431,7 +431,7 @@ def test_a_card_is_all_another_model_needs(monkeypatch: pytest.MonkeyPatch):
     def make(*, num_classes: int, variant: str, dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
         return Own(num_classes)
 
-    monkeypatch.setitem(MODELS, "own", ModelCard("own", "Own", "own", "nobody", make, variants=("own",)))
+    monkeypatch.setitem(MODELS, "own", ModelCard("own", "Own", "nobody", make, variants=("own",)))
     assert model_names()[-1] == "own"
     model: Any = create_model("own", num_classes=9, variant="own", rngs=nnx.Rngs(params=0))
     assert model(jnp.zeros((2, 3501)))["space_group"].shape == (2, 9)

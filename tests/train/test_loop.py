@@ -409,7 +409,7 @@ def test_a_full_disk_is_said_where_it_is_met(tmp_path):
         log.close()
     assert log._file.closed
     assert len(read_lines(tmp_path)) == 1
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads  # those of other tests may end meanwhile
 
 
 def test_the_learning_rate_of_a_line_is_that_of_its_step(run):
