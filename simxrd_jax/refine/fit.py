@@ -20,16 +20,13 @@ import scipy.optimize
 from flax import struct
 from jaxtyping import Float, Int
 
-from simxrd_jax.crystal.structure_factor import cell_mass
-from simxrd_jax.diffraction.background import chebyshev_series
 from simxrd_jax.diffraction.settings import Settings
-from simxrd_jax.diffraction.simulate import peak_list
 from simxrd_jax.errors import InputError
 from simxrd_jax.numerics import FWHM_PER_SIGMA
 from simxrd_jax.refine import statistics
 from simxrd_jax.refine.build import Model
 from simxrd_jax.refine.least_squares import Solution, jacobian_of, minimise
-from simxrd_jax.refine.model import Layout, ModelArrays, build_instrument, build_phases, components, pattern
+from simxrd_jax.refine.model import Layout, ModelArrays, Parts, background_of, parts_of
 from simxrd_jax.refine.parameters import Transforms, to_internal, to_values
 from simxrd_jax.refine.plans import Plan, Stage
 from simxrd_jax.types import Array, PeakList
@@ -70,6 +67,19 @@ class Restraints:
     sigma: Float[Array, " restraint"]
 
 
+@struct.dataclass
+class Free:
+    """Indices of the parameters that move, filled up with the number of parameters, which stands for none.
+
+    Attributes:
+      peaks: those on which peaks depend.
+      background: those on which the background alone depends, whose derivatives cost next to nothing.
+    """
+
+    peaks: Int[Array, " peak_free"]
+    background: Int[Array, " background_free"]
+
+
 def values_of(u: Float[Array, " parameter"], transforms: Transforms, ties: Ties) -> Float[Array, " parameter"]:
     """Values of the solver's numbers, ties included."""
     return ties.matrix @ to_values(u, transforms) + ties.offset
@@ -84,7 +94,7 @@ def solve(
     restraints: Restraints,
     data: Data,
     u: Float[Array, " parameter"],
-    free: Int[Array, " free"],
+    free: Free,
     max_iterations: Int[Array, ""] | int,
     least_drop: Float[Array, ""] | float,
 ) -> tuple[Float[Array, " parameter"], Solution]:
@@ -94,23 +104,37 @@ def solve(
       layout, settings, arrays, transforms, ties, restraints: the model.
       data: the pattern.
       u: the solver's numbers of all parameters.
-      free: indices of those that move, filled up with the number of parameters, which stands for none.
+      free: those that move; the solution's numbers stand in its order.
       max_iterations, least_drop: see `minimise`.
+
+    Returns:
+      The numbers, and the solution with `Parts` of the pattern.
     """
-    directions = jax.nn.one_hot(free, u.shape[0], dtype=u.dtype)
+    of_peaks, of_background = (jax.nn.one_hot(index, u.shape[0], dtype=u.dtype) for index in (free.peaks, free.background))
+    directions = jnp.concatenate([of_peaks, of_background])
     root = jnp.sqrt(data.weight)
     width = layout.instrument.index("caglioti_w")
 
-    def weighted(every: Float[Array, " parameter"]) -> Float[Array, " residual"]:
+    def known(values: Float[Array, " parameter"]) -> Float[Array, " restraint"]:
+        return (restraints.matrix @ values - restraints.target) / restraints.sigma
+
+    def weighted(every: Float[Array, " parameter"]) -> tuple[Float[Array, " residual"], Parts]:
         values = values_of(every, transforms, ties)
-        known = (restraints.matrix @ values - restraints.target) / restraints.sigma
-        blurred = values.at[width].add(jnp.square(data.blur))
-        return jnp.concatenate([root * (pattern(layout, arrays, settings, blurred) - data.observed), known])
+        parts = parts_of(layout, arrays, settings, values.at[width].add(jnp.square(data.blur)))
+        calculated = jnp.sum(parts.peaks, axis=0) + parts.background
+        return jnp.concatenate([root * (calculated - data.observed), known(values)]), parts
 
-    def residuals(x: Float[Array, " free"]) -> tuple[Float[Array, " residual"], Float[Array, "residual free"]]:
-        return jacobian_of(weighted, u + directions.T @ x, directions)
+    def of_curve(every: Float[Array, " parameter"]) -> tuple[Float[Array, " residual"], None]:
+        values = values_of(every, transforms, ties)
+        return jnp.concatenate([root * background_of(layout, arrays, values), known(values)]), None
 
-    start = jnp.zeros(free.shape[0], u.dtype)
+    def residuals(x: Float[Array, " free"]) -> tuple[Float[Array, " residual"], Float[Array, "residual free"], Parts]:
+        every = u + directions.T @ x
+        r, columns, parts = jacobian_of(weighted, every, of_peaks)
+        _, more, _ = jacobian_of(of_curve, every, of_background)
+        return r, jnp.concatenate([columns, more], axis=1), parts
+
+    start = jnp.zeros(directions.shape[0], u.dtype)
     solution = minimise(residuals, start, max_iterations=max_iterations, least_drop=least_drop)
     return u + directions.T @ solution.x, solution
 
@@ -125,7 +149,7 @@ def solve_each(
     restraints: Restraints,
     data: Data,
     u: Float[Array, "pattern parameter"],
-    free: Int[Array, " free"],
+    free: Free,
     max_iterations: Int[Array, ""] | int,
     least_drop: Float[Array, ""] | float,
 ) -> tuple[Float[Array, "pattern parameter"], Solution]:
@@ -250,14 +274,13 @@ def refine_many(
             for i, y in enumerate(observed)
         ]
         frees = [stage_indices(model, stage) for stage in plan.stages]
-        if not max((len(free) for free in frees), default=0):
+        if not any(len(free) for free in frees):
             raise InputError("no parameter is free; free at least one, as with --free '@scale'")
-        values = np.stack(
-            [linear_start(model, model.table.values(s), y, w, set(s)) for s, (y, w) in zip(starts, weighted, strict=True)]
-        )
-        transforms = jax.tree.map(lambda *rows: np.stack(rows), *(scaled_transforms(model, v) for v in values))
         ties = tie_arrays(model)
+        values = linear_starts(model, [model.table.values(s) for s in starts], weighted, [set(s) for s in starts], frees)
+        transforms = jax.tree.map(lambda *rows: np.stack(rows), *(scaled_transforms(model, v) for v in values))
         u, solution, stages = _run(model, plan, frees, weighted, transforms, ties, values, say)
+        places = _places(_padded(model, frees, frees[-1]), frees[-1])
         seconds = time.perf_counter() - began
         return [
             _finished(
@@ -268,6 +291,7 @@ def refine_many(
                 ties,
                 jax.tree.map(lambda a, i=i: np.asarray(a[i]), solution),
                 frees[-1],
+                places,
                 stages[i],
                 seconds,
             )
@@ -288,20 +312,16 @@ def _run(
     """The stages of a plan on all patterns."""
     two_theta = np.asarray(model.arrays.two_theta)
     count, size = values.shape
-    capacity = max(len(free) for free in frees)
-    none = Restraints(np.zeros((0, size)), np.zeros(0), np.ones(0))
     weight = np.stack([w for _, w in weighted])
-    u = np.asarray(jax.vmap(to_internal)(values, transforms))
+    u = np.asarray(_internal(values, transforms))
     results: list[list[StageResult]] = [[] for _ in range(count)]
     solution: Any = None
     for i, (stage, free) in enumerate(zip(plan.stages, frees, strict=True)):
-        padded = np.full(capacity, size, dtype=np.int32)
-        padded[: len(free)] = free
         smooth = np.stack([blurred(two_theta, y, w, stage.blur) for y, w in weighted])
         data = Data(smooth, weight, np.full(count, stage.blur))
         least_drop = 1e-13 if i == len(plan.stages) - 1 else STAGE_DROP
-        shared = (model.layout, model.settings, model.arrays, transforms, ties, none, data)
-        u, solution = solve_each(*shared, _inside(u, free), padded, stage.max_iterations, least_drop)
+        shared = (model.layout, model.settings, model.arrays, transforms, ties, _no_restraints(size), data)
+        u, solution = solve_each(*shared, _inside(u, free), _padded(model, frees, free), stage.max_iterations, least_drop)
         u, solution = np.asarray(u), jax.tree.map(np.asarray, solution)
         rwp = np.sqrt(solution.cost / np.sum(weight * smooth**2, axis=1))
         for k in range(count):
@@ -323,19 +343,19 @@ def _finished(
     ties: Ties,
     solution: Solution,
     free: np.ndarray,
+    places: np.ndarray,
     stages: tuple[StageResult, ...],
     seconds: float,
 ) -> Refinement:
     """What came of the fit of one pattern."""
-    normal = np.asarray(solution.normal)[: len(free), : len(free)]
-    values = np.asarray(values_of(jnp.asarray(u), transforms, ties))
-    peaks, curve = (np.asarray(part) for part in _components(model.layout, model.arrays, model.settings, values))
+    values, slope = (np.asarray(part) for part in _values_and_slopes(u, transforms, ties))
+    parts: Parts = solution.parts
+    peaks, curve = parts.peaks, parts.background
     calculated = peaks.sum(axis=0) + curve
     found = statistics.agreement(observed, calculated, curve, weight, len(free))
-    slope = np.asarray(jax.jvp(lambda x: to_values(x, transforms), (jnp.asarray(u),), (jnp.ones(len(u)),))[1])
     # From the solver's numbers to values: d p/d u on either side.
     safe = np.where(slope[free] != 0, slope[free], 1.0)
-    certainty = statistics.uncertainty(normal / safe / safe[:, None])
+    certainty = statistics.uncertainty(solution.normal[np.ix_(places, places)] / safe / safe[:, None])
     spread = np.asarray(ties.matrix)[:, free]
     variance = np.einsum("pi,ij,pj->p", spread, certainty.covariance, spread)
     errors = found.gof * np.sqrt(np.maximum(variance, 0.0))
@@ -350,28 +370,34 @@ def _finished(
         calculated=calculated,
         background=curve,
         peaks=peaks,
-        peak_lists=_peak_lists(model.layout, model.arrays, values),
+        peak_lists=parts.peak_lists,
         values=values,
         sigma=errors,
         free=free,
         covariance=certainty.covariance,
         agreement=found,
         stages=stages,
-        weight_fractions=_fractions(model, values, free, certainty.covariance, found.gof),
+        weight_fractions=_fractions(model, values, free, certainty.covariance * found.gof**2, parts),
         converged=bool(solution.converged),
         seconds=seconds,
         warnings=(*model.notes, *warnings),
     )
 
 
-_components = jax.jit(components, static_argnums=(0, 2))
+@jax.jit
+def _internal(values: Float[Array, "pattern parameter"], transforms: Transforms) -> Float[Array, "pattern parameter"]:
+    return jax.vmap(to_internal)(values, transforms)
 
 
-@partial(jax.jit, static_argnums=0)
-def _peak_lists(layout: Layout, arrays: ModelArrays, values: Float[Array, " parameter"]) -> tuple[PeakList, ...]:
-    instrument = build_instrument(layout, arrays, values)
-    phases = build_phases(layout, arrays, values)
-    return tuple(peak_list(p.crystal, p.reflections, p.specimen, instrument) for p in phases)
+@jax.jit
+def _values_and_slopes(u: Float[Array, " parameter"], transforms: Transforms, ties: Ties) -> tuple[Array, Array]:
+    """Values, and the derivative of each by its own number, ties apart."""
+    _, slope = jax.jvp(lambda x: to_values(x, transforms), (u,), (jnp.ones_like(u),))
+    return values_of(u, transforms, ties), slope
+
+
+def _no_restraints(size: int) -> Restraints:
+    return Restraints(np.zeros((0, size)), np.zeros(0), np.ones(0))
 
 
 def _weighted(
@@ -404,6 +430,32 @@ def stage_indices(model: Model, stage: Stage) -> np.ndarray:
     return np.flatnonzero(chosen).astype(np.int32)
 
 
+def _is_background(model: Model) -> np.ndarray:
+    """Of which parameters the background alone depends, ties included."""
+    found = np.array([name.startswith("background.") for name in model.table.names])
+    for tie in model.ties:
+        if not found[model.table.index(tie.name)]:
+            found[[model.table.index(other) for other in tie.factors]] = False
+    return found
+
+
+def _padded(model: Model, frees: Sequence[np.ndarray], free: np.ndarray) -> Free:
+    """The free parameters of a stage, filled up to what the largest stage of a plan needs."""
+    is_background = _is_background(model)
+    padded = []
+    for kind in (False, True):
+        mine = free[is_background[free] == kind]
+        capacity = max(1, *(int(np.sum(is_background[other] == kind)) for other in frees))
+        padded.append(np.concatenate([mine, np.full(capacity - len(mine), len(model.table))]).astype(np.int32))
+    return Free(*padded)
+
+
+def _places(free: Free, wanted: np.ndarray) -> np.ndarray:
+    """Where the wanted parameters stand among the solution's numbers."""
+    order = {int(index): place for place, index in enumerate([*free.peaks, *free.background])}
+    return np.array([order[int(index)] for index in wanted], dtype=int)
+
+
 def tie_arrays(model: Model) -> Ties:
     """The model's ties as arrays."""
     matrix, offset = np.eye(len(model.table)), np.zeros(len(model.table))
@@ -422,29 +474,49 @@ def scaled_transforms(model: Model, values: np.ndarray) -> Transforms:
     return dataclasses.replace(transforms, scale=np.where(is_scale, values, transforms.scale))
 
 
-def linear_start(model: Model, values: np.ndarray, observed: np.ndarray, weight: np.ndarray, given: set[str]) -> np.ndarray:
-    """Scale factors and Chebyshev coefficients that fit best with all else as it is; those that are given stay."""
-    table = model.table
+def linear_starts(
+    model: Model,
+    values: Sequence[np.ndarray],
+    weighted: Sequence[tuple[np.ndarray, np.ndarray]],
+    given: Sequence[set[str]],
+    frees: Sequence[np.ndarray],
+) -> Float[np.ndarray, "pattern parameter"]:
+    """Scale factors and Chebyshev coefficients that fit best with all else as it is; those that are given stay.
+
+    Args:
+      model: of all patterns.
+      values: of each pattern.
+      weighted: observed intensities and weights of each.
+      given: names of the parameters whose values are not to be changed.
+      frees: of the plan's stages: the peaks come from the same program as the fit.
+    """
+    table, size = model.table, len(model.table)
     scales = [i for i, p in enumerate(table.parameters) if p.group == "scale"]
     terms = [i for i, name in enumerate(table.names) if name.startswith("background.chebyshev.")]
-    if any(table.names[i] in given for i in (*scales, *terms)):
-        return values
-    ones = values.copy()
-    ones[scales] = 1.0
-    ones[terms] = 0.0
-    peaks, _ = _components(model.layout, model.arrays, model.settings, ones)
+    ones = np.stack(values)
+    ones[:, scales] = 1.0
+    ones[:, terms] = 0.0
+    transforms = jax.tree.map(lambda *rows: np.stack(rows), *(table.transforms(row) for row in ones))
+    data = Data(*(np.stack(part) for part in zip(*weighted, strict=True)), np.zeros(len(ones)))
+    shared = (model.layout, model.settings, model.arrays, transforms, tie_arrays(model), _no_restraints(size), data)
+    none = _padded(model, frees, np.zeros(0, dtype=np.int32))
+    _, solution = solve_each(*shared, _internal(ones, transforms), none, 1, 1.0)
     two_theta = np.asarray(model.arrays.two_theta)
     x = (2 * two_theta - two_theta[0] - two_theta[-1]) / (two_theta[-1] - two_theta[0])
-    basis = np.asarray(jax.vmap(lambda c: chebyshev_series(c, jnp.asarray(x)))(jnp.eye(len(terms))))
-    columns = np.concatenate([np.asarray(peaks), basis]).T * np.sqrt(weight)[:, None]
-    length = np.maximum(np.linalg.norm(columns, axis=0), 1e-300)
-    lower = np.concatenate([np.zeros(len(scales)), np.full(len(terms), -np.inf)])
-    fitted = scipy.optimize.lsq_linear(columns / length, observed * np.sqrt(weight), (lower, np.inf)).x / length
-    started = values.copy()
-    # A phase that seems absent starts with a hundredth of what would explain all: a scale of 0 would stay there.
-    whole = observed.max() / np.maximum(np.asarray(peaks).max(axis=1), 1e-300)
-    started[scales] = np.maximum(fitted[: len(scales)], 1e-2 * whole)
-    started[terms] = fitted[len(scales) :]
+    basis = np.polynomial.chebyshev.chebvander(x, len(terms) - 1)
+    started = np.stack(values)
+    for i, (observed, weight) in enumerate(weighted):
+        if any(table.names[k] in given[i] for k in (*scales, *terms)):
+            continue
+        peaks = np.asarray(solution.parts.peaks[i])
+        columns = np.concatenate([peaks.T, basis], axis=1) * np.sqrt(weight)[:, None]
+        length = np.maximum(np.linalg.norm(columns, axis=0), 1e-300)
+        lower = np.concatenate([np.zeros(len(scales)), np.full(len(terms), -np.inf)])
+        fitted = scipy.optimize.lsq_linear(columns / length, observed * np.sqrt(weight), (lower, np.inf)).x / length
+        # A phase that seems absent starts with a hundredth of what would explain all: a scale of 0 would stay there.
+        whole = observed.max() / np.maximum(peaks.max(axis=1), 1e-300)
+        started[i, scales] = np.maximum(fitted[: len(scales)], 1e-2 * whole)
+        started[i, terms] = fitted[len(scales) :]
     return started
 
 
@@ -473,10 +545,9 @@ def _inside(u: np.ndarray, free: np.ndarray) -> np.ndarray:
 
 
 def _fractions(
-    model: Model, values: np.ndarray, free: np.ndarray, covariance: np.ndarray, gof: float
+    model: Model, values: np.ndarray, free: np.ndarray, covariance: np.ndarray, parts: Parts
 ) -> dict[str, tuple[float, float]]:
     """Weight fractions with uncertainties propagated from the scale factors."""
-    phases = build_phases(model.layout, model.arrays, jnp.asarray(values))
     names = [phase.name for phase in model.phases]
     at = [model.table.index(f"phases.{name}.scale") for name in names]
     place = {int(i): k for k, i in enumerate(free)}
@@ -484,9 +555,7 @@ def _fractions(
     for (a, i), (b, j) in itertools.product(enumerate(at), repeat=2):
         if i in place and j in place:
             block[a, b] = covariance[place[i], place[j]]
-    masses = np.array([float(cell_mass(phase.crystal)) for phase in phases])
-    volumes = np.array([abs(float(jnp.linalg.det(phase.crystal.lattice))) for phase in phases])
-    share, sigma = statistics.weight_fractions(values[at], gof**2 * block, masses, volumes)
+    share, sigma = statistics.weight_fractions(values[at], block, np.asarray(parts.mass), np.asarray(parts.volume))
     return {name: (float(w), float(s)) for name, w, s in zip(names, share, sigma, strict=True)}
 
 

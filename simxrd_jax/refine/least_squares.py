@@ -10,6 +10,7 @@ Reference: Marquardt (1963), SIAM J. Appl. Math. 11, 431; the damping's rule is 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 from simxrd_jax.types import Array
 
-Residuals = Callable[[Float[Array, " parameter"]], tuple[Float[Array, " point"], Float[Array, "point parameter"]]]
+Residuals = Callable[[Float[Array, " parameter"]], tuple[Float[Array, " point"], Float[Array, "point parameter"], Any]]
 
 FIRST_DAMPING = 1e-3  # of columns scaled to length 1
 MAX_DAMPING = 1e12
@@ -37,6 +38,7 @@ class Solution:
       normal: J^T J.
       iterations: turns of the loop, each one evaluation of residuals and Jacobian.
       converged: whether the last step was short enough.
+      parts: what else the residuals' function gave at x.
     """
 
     x: Float[Array, " parameter"]
@@ -44,6 +46,7 @@ class Solution:
     normal: Float[Array, "parameter parameter"]
     iterations: Int[Array, ""]
     converged: Bool[Array, ""]
+    parts: Any = None
 
 
 @struct.dataclass
@@ -59,6 +62,7 @@ class _State:
     iterations: Int[Array, ""]
     converged: Bool[Array, ""]
     stuck: Bool[Array, ""]
+    parts: Any
 
 
 def minimise(
@@ -72,7 +76,7 @@ def minimise(
     """Lowers the sum of squared residuals from a start.
 
     Args:
-      residuals: x -> residuals and Jacobian.
+      residuals: x -> residuals, Jacobian, and anything else that is wanted at the solution (arrays, or None).
       x: the start.
       max_iterations: turns at most.
       least_drop: the end is also where the undamped step promises a smaller drop, as a share of the sum of squares.
@@ -83,10 +87,11 @@ def minimise(
       The lowest point found. Where the start has residuals that are not finite, it is the start, not converged.
     """
     n = x.shape[0]
+    residuals = jax.jit(residuals)  # so that it is traced once, though it is met twice below
     zero = jnp.zeros((), x.dtype)
 
     def turn(s: _State) -> _State:
-        r, j = residuals(s.trial)
+        r, j, parts = residuals(s.trial)
         cost = jnp.sum(jnp.square(r))
         drop = s.cost - cost
         is_better = jnp.isfinite(cost) & jnp.all(jnp.isfinite(j)) & ((drop > 0) | (s.iterations == 0))
@@ -115,6 +120,7 @@ def minimise(
             iterations=s.iterations + 1,
             converged=jnp.isfinite(cost) & (is_short | is_flat),
             stuck=~jnp.isfinite(cost) | (damping > MAX_DAMPING),
+            parts=jax.tree.map(lambda new, old: jnp.where(is_better | is_first, new, old), parts, s.parts),
         )
 
     start = _State(
@@ -129,9 +135,24 @@ def minimise(
         iterations=jnp.zeros((), jnp.int32),
         converged=jnp.zeros((), bool),
         stuck=jnp.zeros((), bool),
+        parts=_zeros_like_parts(residuals, x),
     )
     end = lax.while_loop(lambda s: ~s.converged & ~s.stuck & (s.iterations < max_iterations), turn, start)
-    return Solution(x=end.x, cost=end.cost, normal=end.normal, iterations=end.iterations, converged=end.converged)
+    return Solution(
+        x=end.x, cost=end.cost, normal=end.normal, iterations=end.iterations, converged=end.converged, parts=end.parts
+    )
+
+
+def _zeros_like_parts(residuals: Residuals, x: Float[Array, " parameter"]) -> Any:
+    structures: list[Any] = []
+
+    def leaves(x: Float[Array, " parameter"]) -> list[Array]:
+        flat, structure = jax.tree.flatten(residuals(x)[2])
+        structures.append(structure)
+        return flat
+
+    zeros = [jnp.zeros(a.shape, a.dtype) for a in jax.eval_shape(leaves, x)]
+    return structures[0].unflatten(zeros)
 
 
 def _step(
@@ -153,11 +174,14 @@ def _step(
 
 
 def jacobian_of(
-    model: Callable[[Float[Array, " parameter"]], Float[Array, " point"]],
+    model: Callable[[Float[Array, " parameter"]], tuple[Float[Array, " point"], Any]],
     x: Float[Array, " parameter"],
     directions: Float[Array, "free parameter"],
-) -> tuple[Float[Array, " point"], Float[Array, "point free"]]:
-    """A model's values and its derivatives along some directions, in one forward pass each."""
-    push = lambda direction: jax.jvp(model, (x,), (direction,))  # noqa: E731
-    y, columns = jax.vmap(push, out_axes=(None, 1))(directions)
-    return y, columns
+) -> tuple[Float[Array, " point"], Float[Array, "point free"], Any]:
+    """A model's values, their derivatives along some directions in one forward pass each, and what else the model returns."""
+
+    def push(direction: Float[Array, " parameter"]) -> tuple[Array, Array, Any]:
+        y, column, parts = jax.jvp(model, (x,), (direction,), has_aux=True)
+        return y, column, parts
+
+    return jax.vmap(push, out_axes=(None, 1, None))(directions)

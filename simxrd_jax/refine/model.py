@@ -8,18 +8,23 @@ parameters and every pattern of the same shape.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Float, Int
 
 from simxrd_jax.crystal.cell import cell_to_lattice
+from simxrd_jax.crystal.structure_factor import cell_mass
 from simxrd_jax.diffraction.background import background as background_curve
+from simxrd_jax.diffraction.geometry import flat_specimen
+from simxrd_jax.diffraction.peak_sum import peak_sum
 from simxrd_jax.diffraction.settings import Settings
-from simxrd_jax.diffraction.simulate import bragg_pattern
-from simxrd_jax.types import Array, Background, Crystal, Grid, Instrument, Phase, ReflectionList, Specimen
+from simxrd_jax.diffraction.simulate import peak_list
+from simxrd_jax.types import Array, Background, Crystal, Grid, Instrument, PeakList, Phase, ReflectionList, Specimen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,23 +189,83 @@ def lattice_of(free: Float[Array, " cell"], index: Int[Array, "6"], fixed: Float
     return cell_to_lattice(six[:3], six[3:])
 
 
-def components(
-    layout: Layout, arrays: ModelArrays, settings: Settings, values: Float[Array, " parameter"]
-) -> tuple[Float[Array, "phase point"], Float[Array, " point"]]:
-    """The pattern of each phase, and the background."""
+@struct.dataclass
+class Parts:
+    """A pattern in parts, or several.
+
+    Attributes:
+      peaks: pattern of each phase.
+      background: under them.
+      peak_lists: positions and intensities of each phase's reflections.
+      mass, volume: of each phase's cell. [u], [A^3]
+    """
+
+    peaks: Float[Array, "*pattern phase point"]
+    background: Float[Array, "*pattern point"]
+    peak_lists: tuple[PeakList, ...]
+    mass: Float[Array, "*pattern phase"]
+    volume: Float[Array, "*pattern phase"]
+
+
+def parts_of(layout: Layout, arrays: ModelArrays, settings: Settings, values: Float[Array, " parameter"]) -> Parts:
+    """The pattern of each phase, the background, and what a report tells of them."""
     instrument = build_instrument(layout, arrays, values)
     phases = build_phases(layout, arrays, values)
-    peaks = jnp.stack([bragg_pattern(phase, instrument, arrays.grid, settings) for phase in phases])
+    lists = tuple(peak_list(p.crystal, p.reflections, p.specimen, instrument, p.f_squared) for p in phases)
+    peaks = summed_peaks(lists, [p.specimen for p in phases], instrument, arrays.grid, settings)
     if arrays.interpolation is not None:
         place = arrays.interpolation.first[:, None] + jnp.arange(arrays.interpolation.weight.shape[1])
         peaks = jnp.sum(peaks[:, place] * arrays.interpolation.weight, axis=-1)
-    two_theta = jnp.asarray(arrays.two_theta, dtype=peaks.dtype)
-    return peaks, background_curve(build_background(layout, arrays, values), two_theta)
+    return Parts(
+        peaks=peaks,
+        background=background_of(layout, arrays, values),
+        peak_lists=lists,
+        mass=jnp.stack([cell_mass(p.crystal) for p in phases]),
+        volume=jnp.stack([jnp.abs(jnp.linalg.det(p.crystal.lattice)) for p in phases]),
+    )
+
+
+# Fields of a specimen that broaden peaks.
+WIDTHS = ("grain_size", "scherrer_constant", "size_gauss_fraction", "microstrain", "microstrain_gauss_fraction")
+
+
+def summed_peaks(
+    lists: Sequence[PeakList], specimens: Sequence[Specimen], instrument: Instrument, grid: Grid, settings: Settings
+) -> Float[Array, "phase point"]:
+    """The pattern of each phase from its peaks.
+
+    Phases are padded to the longest list and summed by one program: compiling the sum for each would take a mixture's fit
+    several times as long to start.
+    """
+    lists = [flat_specimen(peaks, instrument) for peaks in lists]
+    longest = max(peaks.intensity.shape[1] for peaks in lists)
+
+    def padded(peaks: PeakList) -> PeakList:
+        more = ((0, 0), (0, longest - peaks.intensity.shape[1]))
+        return PeakList(
+            two_theta=jnp.pad(peaks.two_theta, more, mode="edge"),
+            bragg_two_theta=jnp.pad(peaks.bragg_two_theta, more, mode="edge"),
+            intensity=jnp.pad(peaks.intensity, more),
+        )
+
+    widths = [{field: jnp.asarray(getattr(s, field), lists[0].intensity.dtype) for field in WIDTHS} for s in specimens]
+    stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *((padded(p), w) for p, w in zip(lists, widths, strict=True)))
+
+    def summed(peaks: PeakList, width: dict[str, Array]) -> Float[Array, " point"]:
+        return peak_sum(peaks, Specimen(**width), instrument, grid, settings)
+
+    return jax.vmap(summed)(*stacked)
+
+
+def background_of(layout: Layout, arrays: ModelArrays, values: Float[Array, " parameter"]) -> Float[Array, " point"]:
+    """The background at the measured points."""
+    two_theta = jnp.asarray(arrays.two_theta, dtype=values.dtype)
+    return background_curve(build_background(layout, arrays, values), two_theta)
 
 
 def pattern(
     layout: Layout, arrays: ModelArrays, settings: Settings, values: Float[Array, " parameter"]
 ) -> Float[Array, " point"]:
     """The whole pattern."""
-    peaks, curve = components(layout, arrays, settings, values)
-    return jnp.sum(peaks, axis=0) + curve
+    parts = parts_of(layout, arrays, settings, values)
+    return jnp.sum(parts.peaks, axis=0) + parts.background

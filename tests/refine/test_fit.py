@@ -76,6 +76,22 @@ def test_known_parameters_are_found_within_their_uncertainties(silicon):
     np.testing.assert_allclose(found.calculated, found.peaks.sum(axis=0) + found.background)
 
 
+def test_the_covariance_is_that_of_the_plain_jacobian(silicon):
+    """The fit takes peaks and background apart; here all derivatives go through the whole pattern."""
+    found = refine(silicon, measured(silicon, TRUTH, 0), PLAN)
+    with jax.enable_x64(True):
+
+        def calculated(free):
+            return pattern(
+                silicon.layout, silicon.arrays, silicon.settings, jnp.asarray(found.values).at[found.free].set(free)
+            )
+
+        jacobian = np.asarray(jax.jit(jax.jacfwd(calculated))(jnp.asarray(found.values[found.free])))
+    known = np.linalg.inv(jacobian.T @ (found.weight[:, None] * jacobian))
+    size = np.sqrt(np.diag(known))
+    np.testing.assert_allclose(found.covariance / np.outer(size, size), known / np.outer(size, size), atol=1e-6)
+
+
 def test_many_at_once_are_the_fits_one_by_one_with_one_compilation(silicon):
     patterns = np.stack([measured(silicon, {**TRUTH, "phases.Si.cell.a": a}, key) for key, a in enumerate((5.430, 5.434))])
     together = refine_many(silicon, patterns, PLAN)

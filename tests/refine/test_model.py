@@ -14,7 +14,7 @@ from simxrd_jax.errors import InputError
 from simxrd_jax.io.cif import read_cif
 from simxrd_jax.phases import load_phase
 from simxrd_jax.refine.build import InstrumentStart, PhaseStart, computing_grid, make_model
-from simxrd_jax.refine.model import build_phases, components, pattern
+from simxrd_jax.refine.model import build_phases, parts_of, pattern
 
 TWO_THETA = np.round(np.arange(20.0, 60.01, 0.05), 6)
 INSTRUMENT = InstrumentStart({"caglioti_w": 0.02}, has_axial_divergence=False)
@@ -117,8 +117,8 @@ def test_uneven_points_are_interpolated(x64, datasets):
         arrays=dense.arrays.replace(grid=sx.Grid.from_points(some), interpolation=None),  # pyright: ignore
     )
     values = model.table.values()
-    a, _ = components(model.layout, model.arrays, model.settings, values)
-    b, _ = components(dense.layout, dense.arrays, dense.settings, values)
+    a = parts_of(model.layout, model.arrays, model.settings, values).peaks
+    b = parts_of(dense.layout, dense.arrays, dense.settings, values).peaks
     np.testing.assert_allclose(np.asarray(a)[0, np.isin(uneven, some)], b[0], atol=3e-4 * float(np.max(b)))
 
 

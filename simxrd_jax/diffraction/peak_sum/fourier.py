@@ -23,8 +23,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.fft
@@ -393,6 +394,30 @@ def _floor_sigma(fwhm: Float[Array, " node"]) -> Float[Array, " node"]:
 
 
 def _axial_transform(
+    nodes: Float[Array, " node"], source: Scalar, detector: Scalar, grid: Grid, settings: Settings, plan: _Plan
+) -> tuple[Float[Array, "node frequency"], Float[Array, "node frequency"]]:
+    """Transform of the axial divergence function at each node, with a derivative that is linear in two arrays.
+
+    Forward derivatives along many directions at once, of a refinement's Jacobian, would otherwise each repeat the sum over
+    quadrature points; here the derivatives by the two openings are made once, and a direction is their combination. The
+    nodes' places carry no derivative, see `_node_angles`.
+    """
+
+    plain = lambda nodes, source, detector: _axial_sum(nodes, source, detector, grid, settings, plan)  # noqa: E731
+    transform = jax.custom_jvp(plain)
+
+    @transform.defjvp
+    def _(at: Any, tangents: Any) -> tuple[Any, Any]:
+        one, zero = jnp.ones_like(at[1]), jnp.zeros_like(at[1])
+        still = jnp.zeros_like(at[0])
+        values, by_source = jax.jvp(plain, at, (still, one, zero))
+        _, by_detector = jax.jvp(plain, at, (still, zero, one))
+        return values, tuple(s * tangents[1] + d * tangents[2] for s, d in zip(by_source, by_detector, strict=True))
+
+    return transform(nodes, jnp.asarray(source, nodes.dtype), jnp.asarray(detector, nodes.dtype))
+
+
+def _axial_sum(
     nodes: Float[Array, " node"], source: Scalar, detector: Scalar, grid: Grid, settings: Settings, plan: _Plan
 ) -> tuple[Float[Array, "node frequency"], Float[Array, "node frequency"]]:
     """Transform of the axial divergence function at each node, sum of w exp(-2 pi i f shift): real and imaginary part.
