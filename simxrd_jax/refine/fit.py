@@ -497,7 +497,7 @@ def linear_starts(
     ones[:, scales] = 1.0
     ones[:, terms] = 0.0
     transforms = jax.tree.map(lambda *rows: np.stack(rows), *(table.transforms(row) for row in ones))
-    data = Data(*(np.stack(part) for part in zip(*weighted, strict=True)), np.zeros(len(ones)))
+    data = Data(np.stack([y for y, _ in weighted]), np.stack([w for _, w in weighted]), np.zeros(len(ones)))
     shared = (model.layout, model.settings, model.arrays, transforms, tie_arrays(model), _no_restraints(size), data)
     none = _padded(model, frees, np.zeros(0, dtype=np.int32))
     _, solution = solve_each(*shared, _internal(ones, transforms), none, 1, 1.0)

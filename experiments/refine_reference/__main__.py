@@ -1,0 +1,3 @@
+from experiments.refine_reference.main import main
+
+main()
