@@ -73,8 +73,8 @@ def fluorapatite(tools: Tools) -> Outcome:
     return Outcome(tuple(findings), (record,), {"fit": fit})
 
 
-# What the NIST CIF states of the diffractometer: divergence of the beam, receiving slit of 0.2 mm, graphite monochromator behind
-# it, source 12 mm and beam on the specimen 15 mm high, Soller slits. The height of the receiving slit is not stated.
+# What the NIST CIF states of the diffractometer: divergence of the beam, receiving slit of 0.2 mm, graphite monochromator
+# behind it, source 12 mm and beam on the specimen 15 mm high, Soller slits. The height of the receiving slit is not stated.
 RADIUS = 217.5  # mm
 LAB6_GEOMETRY = {
     "goniometer_radius": RADIUS,
@@ -157,7 +157,7 @@ def _held_sigma(fit: Refinement) -> float:
 
 
 def nac(tools: Tools) -> Outcome:
-    """NAC with CaF2 at 11-BM: instrument widths on the standard itself, zero held at the file's, 2 to 24 deg (22,003 points)."""
+    """NAC with CaF2 at 11-BM: instrument widths on the standard itself, zero as in the file, 2 to 24 deg (22,003 points)."""
     folder, truth = tools.data / "sync_NAC_11BM", tools.truth("sync_NAC_11BM")
     measured = read_pattern(folder / "11BM_NAC.fxye")
     stated = read_instrument(folder / "11bm_gsas.prm")
