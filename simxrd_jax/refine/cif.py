@@ -276,9 +276,9 @@ def _add_points(block: cif.Block, fit: Refinement) -> None:
     columns = {
         "_pd_meas_2theta_scan": (fit.two_theta, 10),
         "_pd_meas_intensity_total": (fit.observed, 10),
-        "_pd_calc_intensity_total": (fit.calculated, 7),
-        "_pd_proc_intensity_bkg_calc": (fit.background, 7),
-        "_pd_proc_ls_weight": (fit.weight, 10),
+        "_pd_calc_intensity_total": (fit.calculated, 6),
+        "_pd_proc_intensity_bkg_calc": (fit.background, 6),
+        "_pd_proc_ls_weight": (fit.weight, 7),
     }
     _add_loop(block, list(columns), [[f"{v:.{digits}g}" for v in values.tolist()] for values, digits in columns.values()])
 

@@ -127,7 +127,7 @@ def test_the_pattern_reads_back(fitted, whole, tmp_path):
     counts = fitted.weight > 0
     np.testing.assert_allclose(found.two_theta, fitted.two_theta[counts], rtol=1e-9)
     np.testing.assert_allclose(found.intensity, fitted.observed[counts], rtol=1e-9)
-    np.testing.assert_allclose(found.sigma, fitted.weight[counts] ** -0.5, rtol=1e-9)
+    np.testing.assert_allclose(found.sigma, fitted.weight[counts] ** -0.5, rtol=1e-6)
     assert found.radiation == fitted.model.radiation
     assert found.instrument == {}
 
@@ -144,7 +144,7 @@ def test_the_pattern_block(fitted, phases, tables, whole):
         ("_pd_proc_intensity_bkg_calc", fitted.background),
         ("_pd_proc_ls_weight", fitted.weight),
     ):
-        np.testing.assert_allclose([float(v) for v in block.find_values(tag)], values, rtol=1e-6)
+        np.testing.assert_allclose([float(v) for v in block.find_values(tag)], values, rtol=1e-5)
     hkl = np.array([[int(v) for v in row] for row in block.find("_refln_index_", ["h", "k", "l"])])
     np.testing.assert_array_equal(hkl, np.concatenate([table.hkl for table in tables]))
     squares = [float(v) for v in block.find_values("_refln_F_squared_calc")]
