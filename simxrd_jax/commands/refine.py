@@ -21,10 +21,12 @@ from simxrd_jax.io.xy import write_together
 from simxrd_jax.phases import as_radiation
 from simxrd_jax.refine.build import InstrumentStart, Model, PhaseStart, make_model
 from simxrd_jax.refine.fit import Refinement, refine
+from simxrd_jax.refine.numbers import with_uncertainty
+from simxrd_jax.refine.page import overview_html
 from simxrd_jax.refine.plans import Plan, changed, default_plan, read_plan
-from simxrd_jax.refine.report import RESULT_FILE, result_dict, write_report
+from simxrd_jax.refine.report import PAGE_FILE, check_folder, result_dict, write_report
 
-TABLE_FILE = "results.csv"
+TABLE_FILE, OVERVIEW_FILE = "results.csv", "results.html"
 # Of a capillary the zero of the angles is off, of a flat specimen its height.
 POSITIONS = {"flat": "instrument.displacement", "capillary": "instrument.zero_shift"}
 
@@ -168,27 +170,30 @@ def refine_files(data: Sequence[str], options: Options, output: str, *, say: Cal
     if len(set(folders)) < len(folders):
         raise InputError("two files have the same name, and their results would share a folder; rename one")
     for folder in folders:
-        if (folder / RESULT_FILE).exists():
-            raise InputError(f"{folder}: already holds a result; choose another folder with -o, or delete it")
-    failed, rows = [], []
+        check_folder(folder, [_phase_name(text)[0] for text in options.phases])
+    if len(data) > 1 and ((root / TABLE_FILE).exists() or (root / OVERVIEW_FILE).exists()):
+        raise InputError(f"{root}: already holds a table of results; choose another folder with -o, or delete it")
+    failed, rows, pages = [], [], []
     for file, folder in zip(tqdm(data, desc="refine", disable=None if len(data) > 1 else True), folders, strict=True):
         try:
             fit = refine_file(file, options, say=say if len(data) == 1 else lambda sentence: None)
             _make(folder)
-            write_report(fit, folder, pathlib.Path(file).name)
+            write_report(fit, folder, pathlib.Path(file).name, _settings(file, options))
         except InputError as error:
             if len(data) == 1:
                 raise
             say(f"{file} failed: {error}")
             failed.append(file)
             rows.append({"data": file, "error": str(error)})
+            pages.append(None)
             continue
         rows.append({"data": file, **_row(result_dict(fit))})
+        pages.append(f"{folder.name}/{PAGE_FILE}")
         if len(data) == 1:
             say(summary(fit))
     if len(data) > 1:
         _make(root)
-        write_together({root / TABLE_FILE: _table(rows)})
+        write_together({root / TABLE_FILE: _table(rows), root / OVERVIEW_FILE: overview_html(rows, pages)})
     return failed
 
 
@@ -204,17 +209,6 @@ def summary(fit: Refinement) -> str:
         for name, (share, sigma) in fit.weight_fractions.items():
             lines.append(f"  {name}: {with_uncertainty(100 * share, 100 * sigma)} wt%")
     return "\n".join([*lines, *(f"warning: {warning}" for warning in fit.warnings)])
-
-
-def with_uncertainty(value: float, sigma: float) -> str:
-    """A value with its standard uncertainty in brackets, in units of the last digit: 5.43102(3)."""
-    if not np.isfinite(sigma) or sigma <= 0:
-        return f"{value:.6g}"
-    digits = max(0, 1 - int(np.floor(np.log10(sigma))))
-    if f"{sigma:.1e}"[0] != "1":  # two digits where the first is 1, else one
-        digits = max(0, digits - 1)
-    scaled = round(sigma * 10**digits)
-    return f"{value:.{digits}f}({scaled})"
 
 
 def list_parameters(data: str, options: Options) -> str:
@@ -272,6 +266,20 @@ def _make(folder: pathlib.Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
+
+
+def _settings(data: str, options: Options) -> dict[str, str]:
+    """What was asked for, for the page of a result; what is as by default is left out."""
+    found = {"data": data}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        is_default = value == (field.default_factory() if callable(field.default_factory) else field.default)
+        if is_default and field.name != "background":
+            continue
+        if isinstance(value, dict):
+            value = [f"{name} = {content}" for name, content in value.items()]
+        found[field.name] = ", ".join(str(v) for v in value) if isinstance(value, list | tuple) else str(value)
+    return found
 
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:
