@@ -13,7 +13,15 @@ import scipy.linalg
 from simxrd_jax.conditions import nearest
 from simxrd_jax.constants import Radiation
 from simxrd_jax.crystal.build import make_crystal
-from simxrd_jax.crystal.constraints import CELL_NAMES, AtomMaps, CellBasis, atom_maps, cell_parameters, occupancy_groups, site_basis
+from simxrd_jax.crystal.constraints import (
+    CELL_NAMES,
+    AtomMaps,
+    CellBasis,
+    atom_maps,
+    cell_parameters,
+    occupancy_groups,
+    site_basis,
+)
 from simxrd_jax.crystal.reflections import make_reflections
 from simxrd_jax.crystal.structure import CrystalStructure, element_of
 from simxrd_jax.diffraction.settings import Settings
@@ -56,8 +64,8 @@ class PhaseStart:
       structure: cell, sites, operators.
       texture_axis: plane normal of a preferred orientation, or None for a random powder.
       values: field of `Specimen` -> value.
-      mode: one of `MODES`: "rietveld" computes intensities from the sites; for "lebail" and "pawley" they are parameters, and of
-        the structure the cell, its symmetry and the absences are taken.
+      mode: one of `MODES`: "rietveld" computes intensities from the sites; for "lebail" and "pawley" they are parameters, and
+        of the structure the cell, its symmetry and the absences are taken.
     """
 
     name: str

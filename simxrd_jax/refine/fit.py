@@ -43,8 +43,8 @@ from simxrd_jax.types import Array, PeakList
 
 # A stage that others follow ends where a step promises less than this share of the sum of squares.
 STAGE_DROP = 3e-3
-# Of a cycle of Le Bail: turns of the partition, and of least squares at most. A stage has settled where a cycle lowers the sum of
-# squares by less than this share of it, one that others follow and the last one.
+# Of a cycle of Le Bail: turns of the partition, and of least squares at most. A stage has settled where a cycle lowers the sum
+# of squares by less than this share of it, one that others follow and the last one.
 PARTITIONS, TURNS, SETTLED, SETTLED_LAST = 8, 12, 1e-3, 1e-5
 # Columns of free intensities that are summed at once.
 BLOCK = 32
@@ -749,7 +749,9 @@ def _warnings(
         said.append(f"{overlapped} pairs of reflections overlap so far that their intensities are correlated beyond 0.95.")
     without = [phase.name for phase in model.phases if phase.mode != "rietveld"]
     if without and len(model.phases) > 1:
-        said.append(f"Free intensities tell no amount of {', '.join(without)}: weight fractions are shares of the other phases.")
+        said.append(
+            f"Free intensities tell no amount of {', '.join(without)}: weight fractions are shares of the other phases."
+        )
     at_bound = model.table.at_bound(values)
     for i in free:
         if at_bound[i]:

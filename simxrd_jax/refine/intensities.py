@@ -1,8 +1,8 @@
 """Host and device. Intensities of single reflections from a measured pattern: Le Bail's partition, Pawley's slack, R_Bragg.
 
-The peaks are linear in the intensities, y_i = sum_k I_k P_ik. A partition asks each reflection for its part of the observed
-pattern, and needs the sums over the points of c_i I_k P_ik for two or three rows c. Those are one product with the transpose of
-the simulator, which reverse mode gives: no matrix P is ever made.
+The peaks are linear in the intensities, y_i = sum_k I_k P_ik. A partition gives each reflection its part of the observed
+pattern, and needs the sums over the points of c_i I_k P_ik for two or three rows c. Those are one product with the transpose
+of the simulator, which reverse mode gives: no matrix P is ever made.
 
 Le Bail's partition (Le Bail, Duroy & Fourquet 1988) of Rietveld (1969) is
 
@@ -45,10 +45,10 @@ from simxrd_jax.types import Array
 
 # Reflections of which the points that count see less than this share have no intensity of their own.
 MIN_SEEN = 0.3
-# By how much a turn changes an intensity at most, and the least one, as a share of the phase's mean: none is lost for good where
-# the cell is still off.
+# By how much a turn changes an intensity at most, and the least one, as a share of the phase's mean: none is lost for good
+# where the cell is still off.
 MAX_RATIO, LEAST_INTENSITY = 10.0, 1e-4
-# Where the peaks are lower than this share of their highest, a quotient by them is noise of the FFT sum. Rietveld's v is 0 there.
+# Where the peaks are lower than this share of their highest, a quotient by them is noise of the FFT sum: v = 1/y is 0 there.
 LEAST_HEIGHT = 1e-5
 # Neighbours closer than this get Pawley's slack constraint. [FWHM]
 CLOSE = 0.5

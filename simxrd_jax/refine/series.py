@@ -196,16 +196,14 @@ def multi_start(
 
 def _one(job: Job, say: Callable[[str], None]) -> Refinement | InputError:
     try:
-        return refine(
-            job.model, job.observed, job.plan, sigma=job.sigma, excluded=job.excluded, start=job.start, say=say
-        )
+        return refine(job.model, job.observed, job.plan, sigma=job.sigma, excluded=job.excluded, start=job.start, say=say)
     except InputError as error:
         return error
 
 
 def _batch(jobs: Sequence[Job], size: int, say: Callable[[str], None]) -> list[Refinement | InputError]:
     """One call, filled up with the last pattern so that all calls have one shape; patterns for themselves where it fails."""
-    if size == 1:
+    if size == 1 or len({np.shape(job.observed) for job in jobs}) > 1:
         return [_one(job, say) for job in jobs]
     filled = [*jobs, *[jobs[-1]] * (size - len(jobs))]
     first = jobs[0]
