@@ -10,9 +10,18 @@ import gemmi
 import numpy as np
 import scipy.linalg
 
+from simxrd_jax.conditions import nearest
 from simxrd_jax.constants import Radiation
 from simxrd_jax.crystal.build import make_crystal
-from simxrd_jax.crystal.constraints import CELL_NAMES, AtomMaps, atom_maps, cell_parameters, occupancy_groups, site_basis
+from simxrd_jax.crystal.constraints import (
+    CELL_NAMES,
+    AtomMaps,
+    CellBasis,
+    atom_maps,
+    cell_parameters,
+    occupancy_groups,
+    site_basis,
+)
 from simxrd_jax.crystal.reflections import make_reflections
 from simxrd_jax.crystal.structure import CrystalStructure, element_of
 from simxrd_jax.diffraction.settings import Settings
@@ -20,11 +29,13 @@ from simxrd_jax.errors import InputError
 from simxrd_jax.phases import as_radiation
 from simxrd_jax.refine.model import Interpolation, Layout, ModelArrays, PhaseArrays, PhaseLayout
 from simxrd_jax.refine.parameters import Kind, Parameter, ParameterTable
-from simxrd_jax.types import Background, Grid, Instrument, Specimen
+from simxrd_jax.types import Background, Crystal, Grid, Instrument, ReflectionList, Specimen
 
 # Displacement parameter of sites for which a structure states none; B = 0 would raise intensities at high angle by 11 to
 # 14 % (ZnO, CaF2). [A^2]
 DEFAULT_BISO = 0.5
+# What gives a phase its intensities.
+MODES = ("rietveld", "lebail", "pawley")
 # How far outside the range reflections are listed, and for how large a change of the cell; a refinement's list is fixed.
 MARGIN, MAX_STRAIN = 2.0, 0.01
 # Of uneven points: even points at most, and how many of them a measured point is interpolated from.
@@ -53,12 +64,15 @@ class PhaseStart:
       structure: cell, sites, operators.
       texture_axis: plane normal of a preferred orientation, or None for a random powder.
       values: field of `Specimen` -> value.
+      mode: one of `MODES`: "rietveld" computes intensities from the sites; for "lebail" and "pawley" they are parameters, and
+        of the structure the cell, its symmetry and the absences are taken.
     """
 
     name: str
     structure: CrystalStructure
     texture_axis: tuple[float, float, float] | None = None
     values: dict[str, float] = dataclasses.field(default_factory=dict)
+    mode: str = "rietveld"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +145,8 @@ SPECIMEN_FIELDS: dict[str, tuple[str, str, Kind, float]] = {
     "microstrain_gauss_fraction": ("other", "", "bounded", 1.0),
     "biso": ("displacement", "A^2", "linear", 0.3),
 }
+# Fields of a phase whose intensities are parameters: its scale (held at 1), texture and overall B would be the same twice.
+WIDTH_FIELDS = ("grain_size", "size_gauss_fraction", "microstrain", "microstrain_gauss_fraction")
 TEXTURE_FIELDS: dict[str, tuple[str, str, Kind, float]] = {"march_dollase": ("texture", "", "positive", 1.0)}
 INSTRUMENT_START = {"caglioti_w": 0.005, "axial_source": 0.02, "axial_detector": 0.02}
 SPECIMEN_START = {"scale": 1.0, "grain_size": 1500.0, "microstrain": 5e-4, "march_dollase": 1.0}
@@ -160,8 +176,13 @@ def make_model(
       dispersion: False sets f' = f'' = 0.
 
     Raises:
-      InputError: no phase, two of one name, or one without a reflection in the range.
+      InputError: no phase, two of one name, one without a reflection in the range, or of a mode that there is not.
     """
+    for phase in phases:
+        if phase.mode not in MODES:
+            raise InputError(f"{phase.name} has no mode {phase.mode!r}{nearest(phase.mode, dict.fromkeys(MODES))}")
+        if phase.mode != "rietveld" and phase.texture_axis is not None:
+            raise InputError(f"{phase.name}: free intensities hold its texture already; leave out the texture or the mode")
     if not phases:
         raise InputError("a refinement needs at least one phase; give --phase FILE.cif")
     radiation = as_radiation(radiation)
@@ -268,7 +289,8 @@ class _Phase:
 def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool) -> _Phase:
     structure, prefix = start.structure, f"phases.{start.name}"
     notes: list[str] = []
-    if not structure.has_displacement:
+    has_atoms = start.mode == "rietveld"
+    if has_atoms and not structure.has_displacement:
         structure = dataclasses.replace(structure, biso=np.full(len(structure.species), DEFAULT_BISO))
         notes.append(f"{start.name}: the structure states no displacement parameters; B = {DEFAULT_BISO:g} A^2 is taken.")
     points = np.asarray(grid.two_theta)
@@ -278,7 +300,7 @@ def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool
     if not np.any(reflections.multiplicity):
         raise InputError(f"{structure.source}: {start.name} has no reflection between {points[0]:g} and {points[-1]:g} deg")
     specimen = Specimen()
-    fields = dict(SPECIMEN_FIELDS)
+    fields = SPECIMEN_FIELDS if has_atoms else {field: SPECIMEN_FIELDS[field] for field in WIDTH_FIELDS}
     if start.texture_axis is not None:
         fields |= TEXTURE_FIELDS
         specimen = dataclasses.replace(specimen, texture_axis=np.array(start.texture_axis, dtype=float))
@@ -291,6 +313,8 @@ def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool
         at = CELL_NAMES.index(name)
         scale, unit = (1e-3 * six[at], "A") if at < 3 else (0.05, "deg")
         parameters.append(Parameter(f"{prefix}.cell.{name}", float(six[at]), "cell", unit, "linear", scale))
+    if not has_atoms:
+        return _free_intensities(start, crystal, reflections, specimen, fields, basis, parameters)
 
     maps = atom_maps(structure)
     labels = _site_names(structure)
@@ -376,6 +400,53 @@ def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool
         specimen=specimen,
     )
     return _Phase(layout, arrays, parameters, notes, ties)
+
+
+def _free_intensities(
+    start: PhaseStart,
+    crystal: Crystal,
+    reflections: ReflectionList,
+    specimen: Specimen,
+    fields: dict[str, tuple[str, str, Kind, float]],
+    basis: CellBasis,
+    parameters: list[Parameter],
+) -> _Phase:
+    """A phase whose |F|^2 are parameters; reflections that no cell of its class tells apart share one."""
+    hkl = np.asarray(reflections.hkl)
+    names = [f"phases.{start.name}.reflections.{h}_{k}_{l}" for h, k, l in hkl]
+    # Pawley's may become negative: bounded ones have no sound uncertainty where a reflection is too weak to be seen.
+    kind: Kind = "linear" if start.mode == "pawley" else "positive"
+    parameters = parameters + [Parameter(name, 1.0, "intensity", "", kind) for name in names]
+    first = coincident(hkl, start.structure)
+    ties = [Tie(names[i], {names[j]: 1.0}) for i, j in enumerate(first) if i != j]
+    n_atom, n_species = np.shape(crystal.occupancy)
+    arrays = PhaseArrays(
+        crystal=crystal,
+        reflections=reflections,
+        cell_index=np.asarray(basis.index),
+        cell_fixed=np.asarray(basis.fixed, dtype=float),
+        coordinate_start=np.zeros(0),
+        coordinate_map=np.zeros((n_atom, 3, 0)),
+        biso_site=np.full(n_atom, -1),
+        u_map=np.zeros((n_atom, 3, 3, 0)),
+        occupancy_map=np.zeros((n_atom, n_species, 0)),
+        specimen=specimen,
+    )
+    layout = PhaseLayout(tuple(fields), len(basis.names), 0, 0, 0, 0, reflection=len(hkl))
+    return _Phase(layout, arrays, parameters, [], ties)
+
+
+def coincident(hkl: np.ndarray, structure: CrystalStructure) -> np.ndarray:
+    """For each reflection the first one that has its d in every cell of the crystal class, as 511 has that of 333.
+
+    Two indices have one d in all of them if the sums of h_i h_j over their images under the class agree: those are what the
+    free components of the metric are multiplied with.
+    """
+    rotations = np.unique(structure.rotations, axis=0)
+    images = np.einsum("ni,rij->nrj", hkl, rotations)
+    products = np.einsum("nri,nrj->nij", images, images).reshape(len(hkl), 9)
+    _, first, which = np.unique(products, axis=0, return_index=True, return_inverse=True)
+    return first[which.ravel()]
 
 
 def _origin(structure: CrystalStructure, maps: AtomMaps) -> set[tuple[int, str]]:

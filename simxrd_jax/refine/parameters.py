@@ -44,7 +44,7 @@ class Parameter:
       name: its place in the model.
       value: at the start.
       group: parameters that a stage frees together: "scale", "background", "position", "cell", "width", "texture",
-        "coordinate", "displacement", "occupancy", "other".
+        "coordinate", "displacement", "occupancy", "intensity", "other".
       unit: of the value, "" for a pure number.
       kind: how the value stays within its bounds, see the module.
       scale: a typical change (for "inverse", of the reciprocal).

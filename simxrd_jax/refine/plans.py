@@ -26,6 +26,8 @@ class Stage:
       blur: FWHM of a Gaussian with which pattern and model are folded, so that lines farther apart than their widths find each
         other; 0 for none. [deg]
       max_iterations: turns at most.
+      cycles: of a model with intensities that are neither free nor fixed, how often at most Le Bail's partition and least
+        squares follow each other.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Stage:
     fixed: tuple[str, ...] = ()
     blur: float = 0.0
     max_iterations: int = 30
+    cycles: int = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +59,14 @@ def cumulative(name: str, steps: dict[str, tuple[str, ...]], max_iterations: int
 # Widths of the Gaussians with which the first stages fold pattern and model: a line at 60 deg of a cell that is 0.5 % off
 # starts 0.3 deg away. [deg]
 FIRST_BLURS = (0.8, 0.25)
+LOW_TERMS = 3
 
 
 def default_plan(model: Model, *, position: str = "instrument.displacement", refines_instrument: bool = True) -> Plan:
     """Stages for a plain case: lines find each other, then widths, position, asymmetry, texture, displacements, sites.
+
+    With intensities that are parameters, the first stages refine the first `LOW_TERMS` terms of the background, because more
+    could take over what peaks that are still off their places leave; Pawley's intensities are free in a last stage.
 
     Sites are refined where there is one phase alone and at least three reflections for each parameter of its atoms.
 
@@ -70,15 +77,19 @@ def default_plan(model: Model, *, position: str = "instrument.displacement", ref
     """
     groups = {p.group for p in model.table.parameters}
     names = set(model.table.names)
-    free: tuple[str, ...] = ("@scale", "@background", "@cell")
-    stages = [Stage(f"cell, blurred by {blur:g} deg", free, blur=blur) for blur in FIRST_BLURS]
+    modes = {phase.mode for phase in model.phases}
+    scale = ("@scale",) if "scale" in groups else ()
+    low = tuple(p.name for p in model.table.parameters if p.group == "background")[:LOW_TERMS]
+    first = (*scale, "@cell", *(("@background",) if modes == {"rietveld"} else low))
+    stages = [Stage(f"cell, blurred by {blur:g} deg", first, blur=blur) for blur in FIRST_BLURS]
+    free: tuple[str, ...] = (*scale, "@background", "@cell")
     widths = ("phases.*.grain_size", "phases.*.microstrain", *(("instrument.caglioti_w",) if refines_instrument else ()))
     steps: list[tuple[str, tuple[str, ...]]] = [("position, widths", (position, *widths))]
     if "instrument.axial_source" in names:
         steps.append(("asymmetry", ("instrument.axial_source",)))
     if "texture" in groups:
         steps.append(("texture", ("@texture",)))
-    single = len(model.phases) == 1
+    single = len(model.phases) == 1 and modes == {"rietveld"}
     structure = tuple(group for group in ("coordinate", "displacement") if group in groups)
     sites = [p for p in model.table.parameters if p.group in structure and ".sites." in p.name]
     lines = int(np.sum(np.asarray(model.arrays.phases[0].reflections.multiplicity) > 0))
@@ -86,8 +97,14 @@ def default_plan(model: Model, *, position: str = "instrument.displacement", ref
         steps.append(("displacement parameters", ("*.sites.*.biso", *(("*.sites.*.u??",) if _has_tensors(names) else ()))))
         if "coordinate" in groups:
             steps.append(("sites", ("@coordinate",)))
-    else:
+    elif "rietveld" in modes:
         steps.append(("displacement parameters", ("phases.*.biso",)))
+    for phase in model.phases:
+        if phase.mode == "pawley":
+            steps.append((f"intensities of {phase.name}", (f"phases.{phase.name}.reflections.*",)))
+    if modes != {"rietveld"}:
+        # Intensities follow lines that are off as well as lines in place: positions settle before widths do.
+        stages.append(Stage("position, blurred by 0.1 deg", (*free, position), blur=0.1))
     for title, more in steps:
         free = (*free, *more)
         stages.append(Stage(title, free))

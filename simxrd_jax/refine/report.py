@@ -56,7 +56,13 @@ def result_dict(fit: Refinement) -> dict[str, Any]:
             at = int(arrays.cell_index[i])
             cell[name] = [float(arrays.cell_fixed[i]), 0.0] if at < 0 else parameters[f"phases.{phase.name}.cell.{free[at]}"]
         share, sigma = fit.weight_fractions[phase.name]
-        phases[phase.name] = {"cell": cell, "weight_fraction": [share, _number(sigma)]}
+        phases[phase.name] = {
+            "mode": phase.mode,
+            "cell": cell,
+            # Free intensities tell no amount.
+            "weight_fraction": [share, _number(sigma)] if math.isfinite(share) else None,
+            "r_bragg": _number(fit.r_bragg[phase.name]),
+        }
     agreement = {name: _number(value) for name, value in dataclasses.asdict(fit.agreement).items()}
     return {
         **agreement,
