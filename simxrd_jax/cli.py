@@ -276,8 +276,9 @@ def predict(runs: tuple[str, ...], **given: Any) -> None:
 def refine(context: click.Context, data: tuple[str, ...], only_list: bool, output: str | None, **given: Any) -> None:
     """Refine crystal structures against measured powder patterns (Rietveld, Le Bail, Pawley).
 
-    The folder gets result.json, pattern.xy (observed, calculated, difference, background) and fit.png. Several patterns get a
-    folder each and one table, results.csv; one that fails stops no other. Uncertainties are scaled by the goodness of fit.
+    The folder gets a page (report.html), numbers (result.json), the pattern (pattern.xy), a CIF of each phase, all as pdCIF
+    (refinement.cif), fit.png and instrument.json. Several patterns get a folder each and one table, results.csv and .html; one
+    that fails stops no other. Uncertainties are scaled by the goodness of fit.
     """
     from simxrd_jax.commands.refine import Options, list_parameters, parse_modes, parse_textures, parse_values, refine_files
 

@@ -96,6 +96,8 @@ def _table() -> dict[str, Condition]:
         Condition("equatorial_divergence", i, "deg", None, 0.0, 5.0, "full divergence of the beam on a flat specimen"),
         Condition("axial_source", i, "", None, 0.0, 0.2, "S/L, half height of the lit specimen over the radius"),
         Condition("axial_detector", i, "", None, 0.0, 0.2, "H/L, half height of the detector slit over the radius"),
+        Condition("axial_tube", i, "", None, 0.0, 0.2, "half height of the source over the radius, for both sides"),
+        Condition("soller", i, "deg", None, 0.1, 60.0, "full opening of Soller slits on both sides, with axial_tube"),
         Condition("slit_width", i, "deg", None, 0.0, 5.0, "receiving slit, a box in 2theta"),
         Condition("background_level", b, "max", None, 0.0, 100.0, "constant background"),
         Condition("background_chebyshev", b, "max", None, -100.0, 100.0, "Chebyshev coefficients c0 ... c5", (6,)),

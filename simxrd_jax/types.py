@@ -141,6 +141,9 @@ class Instrument:
         middle only, or None; smears lines to lower angle. [deg]
       axial_source: S/L, half height of the illuminated specimen over the radius, or None (no axial divergence).
       axial_detector: H/L, half height of the detector slit over the radius, or None.
+      axial_tube: half height of the source over the radius, or None: the beam is parallel in the axial plane before the
+        specimen.
+      soller: full opening of the Soller slits before and behind the specimen, or None; only with `axial_tube`. [deg]
       slit_width: full width of the receiving slit, a box in 2theta, or None. [deg]
     """
 
@@ -161,6 +164,8 @@ class Instrument:
     equatorial_divergence: Scalar | None = None
     axial_source: Scalar | None = None
     axial_detector: Scalar | None = None
+    axial_tube: Scalar | None = None
+    soller: Scalar | None = None
     slit_width: Scalar | None = None
 
 

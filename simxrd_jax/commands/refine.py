@@ -22,11 +22,13 @@ from simxrd_jax.io.xy import write_together
 from simxrd_jax.phases import as_radiation
 from simxrd_jax.refine.build import MODES, InstrumentStart, Model, PhaseStart, make_model
 from simxrd_jax.refine.fit import Refinement
+from simxrd_jax.refine.numbers import with_uncertainty
+from simxrd_jax.refine.page import overview_html
 from simxrd_jax.refine.plans import Plan, changed, default_plan, read_plan
-from simxrd_jax.refine.report import RESULT_FILE, result_dict, write_report
+from simxrd_jax.refine.report import PAGE_FILE, check_folder, result_dict, write_report
 from simxrd_jax.refine.series import SPREAD, Job, MultiStart, multi_start, refine_jobs, refine_sequence
 
-TABLE_FILE, STARTS_FILE = "results.csv", "starts.csv"
+TABLE_FILE, OVERVIEW_FILE, STARTS_FILE = "results.csv", "results.html", "starts.csv"
 # Of a capillary the zero of the angles is off, of a flat specimen its height.
 POSITIONS = {"flat": "instrument.displacement", "capillary": "instrument.zero_shift"}
 
@@ -268,9 +270,10 @@ def refine_files(data: Sequence[str], options: Options, output: str, *, say: Cal
     if len(set(folders)) < len(folders):
         raise InputError("two files have the same name, and their results would share a folder; rename one")
     for folder in folders:
-        if (folder / RESULT_FILE).exists():
-            raise InputError(f"{folder}: already holds a result; choose another folder with -o, or delete it")
-    failed, rows = [], []
+        check_folder(folder, [_phase_name(text)[0] for text in options.phases])
+    if len(data) > 1 and ((root / TABLE_FILE).exists() or (root / OVERVIEW_FILE).exists()):
+        raise InputError(f"{root}: already holds a table of results; choose another folder with -o, or delete it")
+    failed, rows, pages = [], [], []
     results = _refined(data, options, say if len(data) == 1 else lambda sentence: None)
     shown = tqdm(results, desc="refine", total=len(data), disable=None if len(data) > 1 else True)
     for file, folder, done in zip(data, folders, shown, strict=True):
@@ -278,7 +281,7 @@ def refine_files(data: Sequence[str], options: Options, output: str, *, say: Cal
             if isinstance(done, InputError):
                 raise done
             _make(folder)
-            write_report(done.fit, folder, pathlib.Path(file).name)
+            write_report(done.fit, folder, pathlib.Path(file).name, _settings(file, options))
             if done.search is not None:
                 write_together({folder / STARTS_FILE: _table(start_rows(done.search))})
         except InputError as error:
@@ -287,15 +290,17 @@ def refine_files(data: Sequence[str], options: Options, output: str, *, say: Cal
             say(f"{file} failed: {error}")
             failed.append(file)
             rows.append({"data": file, "error": str(error)})
+            pages.append(None)
             continue
         rows.append({"data": file, **_row(result_dict(done.fit))})
+        pages.append(f"{folder.name}/{PAGE_FILE}")
         if len(data) == 1:
             if done.search is not None:
                 say(f"{sum(done.search.reached)} of {len(done.search.fits)} starts reached the lowest Rwp")
             say(summary(done.fit))
     if len(data) > 1:
         _make(root)
-        write_together({root / TABLE_FILE: _table(rows)})
+        write_together({root / TABLE_FILE: _table(rows), root / OVERVIEW_FILE: overview_html(rows, pages)})
     return failed
 
 
@@ -317,17 +322,6 @@ def summary(fit: Refinement) -> str:
             words.append(f"{with_uncertainty(100 * share, 100 * sigma)} wt%")
         lines.append(f"  {phase.name}: {', '.join(words)}")
     return "\n".join([*lines, *(f"warning: {warning}" for warning in fit.warnings)])
-
-
-def with_uncertainty(value: float, sigma: float) -> str:
-    """A value with its standard uncertainty in brackets, in units of the last digit: 5.43102(3)."""
-    if not np.isfinite(sigma) or sigma <= 0:
-        return f"{value:.6g}"
-    digits = max(0, 1 - int(np.floor(np.log10(sigma))))
-    if f"{sigma:.1e}"[0] != "1":  # two digits where the first is 1, else one
-        digits = max(0, digits - 1)
-    scaled = round(sigma * 10**digits)
-    return f"{value:.{digits}f}({scaled})"
 
 
 def list_parameters(data: str, options: Options) -> str:
@@ -385,6 +379,20 @@ def _make(folder: pathlib.Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
+
+
+def _settings(data: str, options: Options) -> dict[str, str]:
+    """What was asked for, for the page of a result; what is as by default is left out."""
+    found = {"data": data}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        is_default = value == (field.default_factory() if callable(field.default_factory) else field.default)
+        if is_default and field.name != "background":
+            continue
+        if isinstance(value, dict):
+            value = [f"{name} = {content}" for name, content in value.items()]
+        found[field.name] = ", ".join(str(v) for v in value) if isinstance(value, list | tuple) else str(value)
+    return found
 
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,8 @@ NEEDS = {
     "goniometer_radius": ("displacement",),
     "axial_source": ("axial_detector",),
     "axial_detector": ("axial_source",),
+    "axial_tube": ("axial_source",),
+    "soller": ("axial_tube",),
     "orientation_below": ("orientation_above",),
     "orientation_above": ("orientation_below",),
     "polynomial_height": ("polynomial_coefficients",),

@@ -128,9 +128,11 @@ INSTRUMENT_FIELDS: dict[str, tuple[str, str, Kind, float]] = {
     "transparency": ("other", "", "linear", 1e-4),
     "equatorial_divergence": ("other", "deg", "linear", 0.1),
     "slit_width": ("other", "deg", "linear", 0.02),
+    "axial_tube": ("other", "", "positive", 0.02),
+    "soller": ("other", "deg", "positive", 2.0),
 }
 # Effects that a model has only where the instrument states them.
-OPTIONAL_FIELDS = ("transparency", "equatorial_divergence", "slit_width")
+OPTIONAL_FIELDS = ("transparency", "equatorial_divergence", "slit_width", "axial_tube", "soller")
 AXIAL_FIELDS: dict[str, tuple[str, str, Kind, float]] = {
     "axial_source": ("width", "", "positive", 0.02),
     "axial_detector": ("width", "", "positive", 0.02),

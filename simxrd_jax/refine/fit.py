@@ -39,6 +39,7 @@ from simxrd_jax.refine.model import (
 )
 from simxrd_jax.refine.parameters import KINDS, Transforms, to_internal, to_values
 from simxrd_jax.refine.plans import Plan, Stage
+from simxrd_jax.refine.start import width_starts
 from simxrd_jax.types import Array, PeakList
 
 # A stage that others follow ends where a step promises less than this share of the sum of squares.
@@ -335,7 +336,11 @@ def refine_many(
         if not any(len(free) for free in frees):
             raise InputError("no parameter is free; free at least one, as with --free '@scale'")
         ties = tie_arrays(model)
-        values = linear_starts(model, [model.table.values(s) for s in starts], weighted, [set(s) for s in starts], frees)
+        freed = {model.table.names[i] for free in frees for i in free}
+        values = [
+            width_starts(model, model.table.values(s), y, w, set(s), freed) for s, (y, w) in zip(starts, weighted, strict=True)
+        ]
+        values = linear_starts(model, values, weighted, [set(s) for s in starts], frees)
         transforms = jax.tree.map(lambda *rows: np.stack(rows), *(scaled_transforms(model, v) for v in values))
         u, solution, stages, free = _run(model, plan, frees, weighted, transforms, ties, values, say)
         places = _places(_padded(model, frees, free), free)

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from simxrd_jax.diffraction.axial_divergence import axial_points
+from simxrd_jax.diffraction.axial_divergence import axial_points, mean_shift, two_sided_points
+from simxrd_jax.diffraction.peak_sum import peak_sum as peak_sum_of
+from simxrd_jax.diffraction.settings import Settings
+from simxrd_jax.types import Grid, Instrument, PeakList, Specimen
 
 POINTS = 24
 
@@ -142,3 +145,80 @@ def test_jit_and_vmap(x64):
             np.testing.assert_allclose(b, a, rtol=1e-9)
     one = jax.vmap(lambda t: axial_points(t[None], 0.02, 0.015, 8))(angle)
     np.testing.assert_allclose(one[0][:, 0], plain[0], rtol=1e-9)
+
+
+def _traced(two_theta: float, specimen: float, detector: float, tube: float, soller: float | None, count: int = 2_000_000):
+    """Mean and mean square of the shift [deg, deg^2] of rays drawn at random: vectors, their angle, and the slits."""
+    rng = np.random.default_rng(3)
+    z_tube, z_specimen, z_slit = (h * rng.uniform(-1, 1, count) for h in (tube, specimen, detector))
+    a, b = z_specimen - z_tube, z_slit - z_specimen
+    # The equatorial angle 2phi at which a ray that is scattered by 2theta arrives: k0.k = cos 2theta for k0 = (1, 0, a) and
+    # k = (cos 2phi, sin 2phi, b), neither of length 1.
+    cosine = np.cos(np.radians(two_theta)) * np.sqrt((1 + a**2) * (1 + b**2)) - a * b
+    apparent = np.arccos(cosine)
+    weight = 1.0 / ((1 + a**2) * (1 + b**2) * np.sin(apparent))
+    if soller is not None:
+        edge = np.tan(np.radians(soller / 2))
+        weight = weight * np.clip(1 - np.abs(a) / edge, 0, None) * np.clip(1 - np.abs(b) / edge, 0, None)
+    shift = np.degrees(apparent) - two_theta
+    return np.average(shift, weights=weight), np.average(shift**2, weights=weight)
+
+
+@pytest.mark.parametrize("two_theta", [15.0, 60.0, 90.0, 150.0])
+@pytest.mark.parametrize("soller", [None, 4.0])
+def test_two_sided_rays_against_rays_drawn_at_random(x64, two_theta, soller):
+    openings = (0.03, 0.025, 0.02, np.inf if soller is None else soller)
+    shift, weight = two_sided_points(jnp.array([two_theta]), *openings, 8)
+    mean, square = _traced(two_theta, *openings[:3], soller)
+    tolerance = 5e-3 if soller is None else 3e-2  # kinks of the slits' transmission lie within the product rule
+    assert float(weight.sum()) == pytest.approx(1.0, rel=1e-12)
+    assert float((weight * shift).sum()) == pytest.approx(mean, rel=tolerance, abs=2e-5)
+    assert float((weight * shift**2).sum()) == pytest.approx(square, rel=2 * tolerance)
+
+
+def test_two_sided_rays_of_small_openings(x64):
+    """Cheary & Coelho's eq. 6 in the mean: -(<a^2> + <b^2>)/2 cot 2theta + <a b>/sin 2theta, <a b> = -S^2/3."""
+    s, h, t = 2e-3, 1e-3, 1.5e-3
+    shift, weight = two_sided_points(jnp.array([40.0]), s, h, t, np.inf, 6)
+    squares = (2 * s**2 + h**2 + t**2) / 3
+    angle = np.radians(40.0)
+    expected = np.degrees(-0.5 * squares / np.tan(angle) - s**2 / 3 / np.sin(angle))
+    assert float((weight * shift).sum()) == pytest.approx(expected, rel=1e-4)
+    assert float(mean_shift(jnp.array([40.0]), (s, h, t, np.inf))[0]) == pytest.approx(expected, rel=1e-4)
+
+
+OPENINGS = {"axial_source": 0.025, "axial_detector": 0.02, "axial_tube": 0.015, "soller": 6.0}
+
+
+def _two_sided(peak_sum: str):
+    """Openings -> pattern of peaks at 12, 30 and 130 deg."""
+    grid = Grid.uniform(8.0, 140.0, 0.02)
+    at = jnp.array([[12.0, 30.0, 130.0]])
+    peaks = PeakList(two_theta=at, bragg_two_theta=at, intensity=jnp.ones((1, 3)))
+    settings = Settings(peak_sum=peak_sum)
+
+    def pattern(openings):
+        instrument = Instrument(np.array([1.54]), np.array([1.0]), caglioti_w=0.01, lorentz_tan=0.02, **openings)
+        return peak_sum_of(peaks, Specimen(), instrument, grid, settings)
+
+    return jax.jit(pattern)
+
+
+def test_two_sided_rays_in_both_sums(x64):
+    openings = {name: jnp.asarray(value) for name, value in OPENINGS.items()}
+    fast, exact = _two_sided("fft")(openings), _two_sided("dense")(openings)
+    np.testing.assert_allclose(fast, exact, atol=1e-3 * float(exact.max()))
+
+
+def test_gradients_of_two_sided_rays(x64):
+    pattern = _two_sided("fft")
+    openings = {name: jnp.asarray(value) for name, value in OPENINGS.items()}
+    forward = jax.jacfwd(pattern)(openings)
+    cotangent = jnp.asarray(np.random.default_rng(0).normal(size=forward["soller"].shape))
+    reverse = jax.vjp(pattern, openings)[1](cotangent)[0]
+    for name, value in OPENINGS.items():
+        step = 1e-4 * value
+        moved = [pattern({**openings, name: jnp.asarray(value + sign * step)}) for sign in (1, -1)]
+        known = (moved[0] - moved[1]) / (2 * step)
+        np.testing.assert_allclose(forward[name], known, atol=2e-3 * float(jnp.max(jnp.abs(known))))
+        assert float(reverse[name]) == pytest.approx(float(cotangent @ forward[name]), rel=1e-9)

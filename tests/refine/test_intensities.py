@@ -280,5 +280,5 @@ def test_bad_modes(datasets):
     with pytest.raises(InputError, match="free intensities hold its texture"):
         make_model([PhaseStart("Si", silicon, (0, 0, 1), mode="pawley")], "CuKa", TWO_THETA)
     model = model_of(datasets, {"Si": "lebail"})
-    with pytest.raises(InputError, match="reflections.1_1_1 = -1 must be above 0"):
+    with pytest.raises(InputError, match=r"reflections\.1_1_1 = -1 must be above 0"):
         model.table.values({"phases.Si.reflections.1_1_1": -1.0})

@@ -34,7 +34,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Complex, Float, Int
 
-from simxrd_jax.diffraction.axial_divergence import axial_openings, axial_points, mean_axial_shift
+from simxrd_jax.diffraction.axial_divergence import axial_openings, mean_shift, opening_points
 from simxrd_jax.diffraction.profiles import tch_parameters
 from simxrd_jax.diffraction.settings import Accuracy, Settings
 from simxrd_jax.diffraction.widths import PeakShape, peak_shape, voigt_fwhm
@@ -168,7 +168,7 @@ def add(
     if openings is not None:
         # The mean shift moves the stick; only the shape around it is left to the kernel, which then changes less from node
         # to node.
-        place = place + mean_axial_shift(bragg, *openings)
+        place = place + mean_shift(bragg.ravel(), openings).reshape(bragg.shape)
     groups, lines = total.rows.shape[0], bragg.shape[0]
     group = np.repeat(np.arange(lines) if groups > 1 else np.zeros(lines, dtype=int), bragg.shape[1])
     place, bragg, intensity = place.ravel(), bragg.ravel(), peaks.intensity.ravel()
@@ -251,7 +251,7 @@ def _node_angles(grid: Grid, plan: _Plan, instrument: Instrument, specimen: Spec
     openings = axial_openings(instrument)
     if openings is not None:
         uniform_share = UNIFORM_NODE_SHARE_AXIAL
-        opening = openings[0] + openings[1]
+        opening = sum(openings[:3])
         reach = jnp.rad2deg(0.5 * opening**2 / jnp.tan(DEGREE * jnp.clip(table, 1.0, 179.0)))
         change = change + jnp.abs(jnp.diff(reach))
     # Widths are compared with at least two grid points: finer structure than that is not on the grid.
@@ -366,7 +366,7 @@ def _kernels(
     openings = axial_openings(instrument)
     if openings is None:
         return _Kernels(kernel, None)
-    even, odd = _axial_transform(nodes, *openings, grid, settings, plan)
+    even, odd = _axial_transform(nodes, openings, grid, settings, plan)
     return _Kernels(kernel * even, kernel * odd)
 
 
@@ -394,31 +394,40 @@ def _floor_sigma(fwhm: Float[Array, " node"]) -> Float[Array, " node"]:
 
 
 def _axial_transform(
-    nodes: Float[Array, " node"], source: Scalar, detector: Scalar, grid: Grid, settings: Settings, plan: _Plan
+    nodes: Float[Array, " node"], openings: tuple[Scalar, ...], grid: Grid, settings: Settings, plan: _Plan
 ) -> tuple[Float[Array, "node frequency"], Float[Array, "node frequency"]]:
-    """Transform of the axial divergence function at each node, with a derivative that is linear in two arrays.
+    """Transform of the axial divergence function at each node, with a derivative that is linear in few arrays.
 
     Forward derivatives along many directions at once, of a refinement's Jacobian, would otherwise each repeat the sum over
-    quadrature points; here the derivatives by the two openings are made once, and a direction is their combination. The
+    quadrature points; here the derivatives by the openings are made once, and a direction is their combination. The
     nodes' places carry no derivative, see `_node_angles`.
     """
+    traced = [i for i, opening in enumerate(openings) if not (isinstance(opening, float) and np.isinf(opening))]
 
-    plain = lambda nodes, source, detector: _axial_sum(nodes, source, detector, grid, settings, plan)  # noqa: E731
+    def plain(nodes: Array, given: tuple[Array, ...]) -> tuple[Array, Array]:
+        every = [*openings]
+        for i, value in zip(traced, given, strict=True):
+            every[i] = value
+        return _axial_sum(nodes, tuple(every), grid, settings, plan)
+
     transform = jax.custom_jvp(plain)
 
     @transform.defjvp
     def _(at: Any, tangents: Any) -> tuple[Any, Any]:
-        one, zero = jnp.ones_like(at[1]), jnp.zeros_like(at[1])
-        still = jnp.zeros_like(at[0])
-        values, by_source = jax.jvp(plain, at, (still, one, zero))
-        _, by_detector = jax.jvp(plain, at, (still, zero, one))
-        return values, tuple(s * tangents[1] + d * tangents[2] for s, d in zip(by_source, by_detector, strict=True))
+        nodes, given = at
+        values, along = None, None
+        for i in range(len(given)):
+            unit = tuple(jnp.full_like(value, float(i == k)) for k, value in enumerate(given))
+            values, slope = jax.jvp(lambda given: plain(nodes, given), (given,), (unit,))
+            part = [s * tangents[1][i] for s in slope]
+            along = part if along is None else [a + b for a, b in zip(along, part, strict=True)]
+        return values, tuple(along or ())
 
-    return transform(nodes, jnp.asarray(source, nodes.dtype), jnp.asarray(detector, nodes.dtype))
+    return transform(nodes, tuple(jnp.asarray(openings[i], nodes.dtype) for i in traced))
 
 
 def _axial_sum(
-    nodes: Float[Array, " node"], source: Scalar, detector: Scalar, grid: Grid, settings: Settings, plan: _Plan
+    nodes: Float[Array, " node"], openings: tuple[Scalar, ...], grid: Grid, settings: Settings, plan: _Plan
 ) -> tuple[Float[Array, "node frequency"], Float[Array, "node frequency"]]:
     """Transform of the axial divergence function at each node, sum of w exp(-2 pi i f shift): real and imaginary part.
 
@@ -430,8 +439,8 @@ def _axial_sum(
     Products are real because a complex product of small matrices takes XLA on CPU several times as long.
     """
     accuracy = settings.accuracy
-    shift, weight = axial_points(nodes, source, detector, accuracy.axial_points, accuracy.axial_inner_points)
-    shift = shift - mean_axial_shift(nodes, source, detector)[:, None]
+    shift, weight = opening_points(nodes, openings, accuracy)
+    shift = shift - mean_shift(nodes, openings)[:, None]
     cycles = shift / (grid.step * plan.native)  # per harmonic
     count = plan.fine // 2 + 1
     blocks = -(-count // PHASE_BLOCK)
