@@ -160,7 +160,8 @@ def test_pawleys_uncertainties_are_those_of_repeated_measurements(free, corundum
     pull = (values - areas[inside] / unit) / sigma
     assert np.all(np.isfinite(pull))
     assert np.sqrt(np.mean(pull**2)) == pytest.approx(1.0, abs=0.12)
-    assert abs(np.mean(pull)) < 0.15
+    # Widths that are free move all intensities of a pattern together: 24 patterns tell the mean to 1/sqrt(24) at worst.
+    assert abs(np.mean(pull)) < 2 / np.sqrt(24)
     strong = areas[inside] > 0.05 * areas.max()
     spread = values.std(axis=0, ddof=1) / sigma.mean(axis=0)
     assert np.median(spread[strong]) == pytest.approx(1.0, abs=0.25)
