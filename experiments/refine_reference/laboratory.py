@@ -161,6 +161,7 @@ def nac(tools: Tools) -> Outcome:
     folder, truth = tools.data / "sync_NAC_11BM", tools.truth("sync_NAC_11BM")
     measured = read_pattern(folder / "11BM_NAC.fxye")
     stated = read_instrument(folder / "11bm_gsas.prm")
+    assert measured.sigma is not None
     inside = (measured.two_theta >= 2.0) & (measured.two_theta <= 24.0)
     phases = [PhaseStart("NAC", read_cif(folder / "NAC.cif")), PhaseStart("CaF2", read_cif(folder / "CaF2_impurity.cif"))]
     model = make_model(

@@ -51,15 +51,18 @@ def opening_points(
 ) -> tuple[Float[Array, "peak point"], Float[Array, "peak point"]]:
     """Shifts [deg] and weights of what `axial_openings` gives, for Bragg angles [deg]."""
     if len(openings) == 2:
-        return axial_points(two_theta, *openings, accuracy.axial_points, accuracy.axial_inner_points)
-    return two_sided_points(two_theta, *openings, accuracy.axial_heights)
+        specimen, detector = openings
+        return axial_points(two_theta, specimen, detector, accuracy.axial_points, accuracy.axial_inner_points)
+    specimen, detector, tube, soller = openings
+    return two_sided_points(two_theta, specimen, detector, tube, soller, accuracy.axial_heights)
 
 
 def mean_shift(two_theta: Float[Array, " peak"], openings: tuple[Scalar, ...]) -> Float[Array, " peak"]:
     """Mean shift of the apparent angle; a smooth function of the angle, for small openings the exact mean. [deg]"""
     if len(openings) == 2:
         return mean_axial_shift(two_theta, *openings)
-    shift, weight = two_sided_points(jnp.clip(two_theta, 1.0, 179.0), *openings, 4)
+    specimen, detector, tube, soller = openings
+    shift, weight = two_sided_points(jnp.clip(two_theta, 1.0, 179.0), specimen, detector, tube, soller, 4)
     return jnp.sum(shift * weight, axis=1)
 
 

@@ -197,7 +197,7 @@ to move; Ctrl and wheel, or + and &minus;, to zoom. Ticks stand at the first emi
 def _phase_table(fit: Refinement, phases: Sequence[RefinedPhase], links: Links) -> str:
     heads = {"phase": "", "weight (%)": "number", "space group": ""}
     heads |= dict.fromkeys(("a", "b", "c (Å)", "&alpha;", "&beta;", "&gamma; (°)"), "number")
-    heads |= {"volume (Å³)": "number", "density (g/cm³)": "number", "": ""}
+    heads |= {"volume (Å³)": "number", "density (g/cm³)": "number", "R<sub>Bragg</sub> (%)": "number", "": ""}
     lines = []
     for i, (phase, link) in enumerate(zip(phases, links.phases, strict=True)):
         share, sigma = fit.weight_fractions[phase.name]
@@ -213,6 +213,7 @@ def _phase_table(fit: Refinement, phases: Sequence[RefinedPhase], links: Links) 
             *(_cell(with_uncertainty(value, sigma), "number") for value, sigma in six),
             _cell(volume, "number"),
             _cell(density, "number"),
+            _cell(f"{100 * fit.r_bragg[phase.name]:.2f}", "number"),
             _cell("" if link is None else f'<a href="{_path(link)}">CIF</a>'),
         ]
         lines.append(_row(cells))
