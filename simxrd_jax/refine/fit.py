@@ -480,10 +480,10 @@ def _finished(
     parts: Parts = solution.parts
     peaks, curve = parts.peaks, parts.background
     calculated = peaks.sum(axis=0) + curve
-    by_height = shares_of(model.layout, model.arrays, model.settings, values, observed, weight, by_height=True)
+    shown = shares_of(model.layout, model.arrays, model.settings, values, observed, weight)
     # Intensities that a partition has found are fitted too, those of coincident reflections once.
     counts = shared_out & (np.asarray(ties.matrix).diagonal() != 0)
-    for part, place in zip(by_height, intensity_slices(model.layout), strict=True):
+    for part, place in zip(shown, intensity_slices(model.layout), strict=True):
         counts[place] &= np.asarray(part.seen)[: place.stop - place.start] >= MIN_SEEN
     found = statistics.agreement(observed, calculated, curve, weight, len(free) + int(np.sum(counts)))
     # From the solver's numbers to values: d p/d u on either side.
@@ -512,7 +512,7 @@ def _finished(
         agreement=found,
         stages=stages,
         weight_fractions=_fractions(model, values, free, certainty.covariance * found.gof**2, parts),
-        r_bragg={phase.name: r_bragg(part) for phase, part in zip(model.phases, by_height, strict=True)},
+        r_bragg={phase.name: r_bragg(part) for phase, part in zip(model.phases, shown, strict=True)},
         converged=bool(solution.converged),
         seconds=seconds,
         warnings=(*model.notes, *warnings),
