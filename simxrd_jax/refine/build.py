@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,6 +113,11 @@ class Model:
     ties: tuple[Tie, ...]
     notes: tuple[str, ...]
 
+
+# How far a cell can move from where it starts: farther, lines would pass for their neighbours. Lengths as a share; [deg]
+CELL_REACH, ANGLE_REACH = 0.04, 4.0
+# Largest microstrain, and largest reciprocal grain size [1/A]: broader lines are background.
+LIMITS = {"microstrain": 0.05, "grain_size": 1.0 / 15.0}
 
 # Field of Instrument -> group, unit, kind, typical change.
 INSTRUMENT_FIELDS: dict[str, tuple[str, str, Kind, float]] = {
@@ -305,16 +311,17 @@ def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool
         fields |= TEXTURE_FIELDS
         specimen = dataclasses.replace(specimen, texture_axis=np.array(start.texture_axis, dtype=float))
     values = {field: {**_defaults(specimen, field), **SPECIMEN_START, **start.values}[field] for field in fields}
-    parameters = [_parameter(f"{prefix}.{field}", fields[field], values[field]) for field in fields]
+    parameters = [
+        dataclasses.replace(_parameter(f"{prefix}.{field}", fields[field], values[field]), limit=LIMITS.get(field, math.inf))
+        for field in fields
+    ]
 
     basis = cell_parameters(structure)
     six = _six(structure.lattice)
     for name in basis.names:
         at = CELL_NAMES.index(name)
-        scale, unit = (1e-3 * six[at], "A") if at < 3 else (0.05, "deg")
-        parameters.append(Parameter(f"{prefix}.cell.{name}", float(six[at]), "cell", unit, "linear", scale))
-    if not has_atoms:
-        return _free_intensities(start, crystal, reflections, specimen, fields, basis, parameters)
+        scale, unit, limit = (1e-3 * six[at], "A", CELL_REACH * six[at]) if at < 3 else (0.05, "deg", ANGLE_REACH)
+        parameters.append(Parameter(f"{prefix}.cell.{name}", float(six[at]), "cell", unit, "near", scale, limit=limit))
 
     maps = atom_maps(structure)
     labels = _site_names(structure)

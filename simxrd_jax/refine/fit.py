@@ -343,9 +343,14 @@ def refine_many(
         values = linear_starts(model, values, weighted, [set(s) for s in starts], frees)
         transforms = jax.tree.map(lambda *rows: np.stack(rows), *(scaled_transforms(model, v) for v in values))
         u, solution, stages, free = _run(model, plan, frees, weighted, transforms, ties, values, say)
+        faint = [
+            f"{name} gives less than {100 * plan.stages[-1].least_share:g} % of the peaks' area; its cell, widths and sites "
+            "were not refined any further."
+            for name in faint_phases(model, solution.parts, plan.stages[-1].least_share)
+        ]
         places = _places(_padded(model, frees, free), free)
         seconds = time.perf_counter() - began
-        return [
+        fits = [
             _finished(
                 model,
                 *weighted[i],
@@ -361,6 +366,7 @@ def refine_many(
             )
             for i in range(len(observed))
         ]
+        return [dataclasses.replace(fit, warnings=(*fit.warnings, *faint)) for fit in fits]
 
 
 def _run(
@@ -385,6 +391,8 @@ def _run(
         smooth = np.stack([blurred(two_theta, y, w, stage.blur) for y, w in weighted])
         data = Data(smooth, weight, np.full(count, stage.blur))
         is_last = i == len(plan.stages) - 1
+        if solution is not None:
+            free = free[~_of_phases(model, faint_phases(model, solution.parts, stage.least_share))[free]]
         known = _no_restraints(count, size)
         if _is_intensity(model)[free].any():
             known, free = _slack(model, free, u, transforms, ties, data)
@@ -406,6 +414,19 @@ def _run(
         said = f"Rwp {100 * float(np.median(rwp)):.2f} %" + (f" (median of {count})" if count > 1 else "")
         say(f"{stage.name}: {len(free)} free, {said}, {turns}")
     return u, solution, [tuple(r) for r in results], free
+
+
+def faint_phases(model: Model, parts: Parts, least_share: float) -> list[str]:
+    """Phases that give less than a share of the peaks' area in every pattern."""
+    area = np.asarray(parts.peaks).sum(axis=-1)
+    share = np.max(area / np.maximum(area.sum(axis=-1, keepdims=True), 1e-300), axis=0)
+    return [phase.name for phase, part in zip(model.phases, share, strict=True) if part < least_share]
+
+
+def _of_phases(model: Model, names: Sequence[str]) -> Bool[np.ndarray, " parameter"]:
+    """Which parameters belong to some phases, their scales apart."""
+    prefixes = tuple(f"phases.{name}." for name in names)
+    return np.array([p.name.startswith(prefixes) and p.group != "scale" for p in model.table.parameters])
 
 
 def _in_turns(
@@ -480,10 +501,10 @@ def _finished(
     parts: Parts = solution.parts
     peaks, curve = parts.peaks, parts.background
     calculated = peaks.sum(axis=0) + curve
-    by_height = shares_of(model.layout, model.arrays, model.settings, values, observed, weight, by_height=True)
+    shown = shares_of(model.layout, model.arrays, model.settings, values, observed, weight)
     # Intensities that a partition has found are fitted too, those of coincident reflections once.
     counts = shared_out & (np.asarray(ties.matrix).diagonal() != 0)
-    for part, place in zip(by_height, intensity_slices(model.layout), strict=True):
+    for part, place in zip(shown, intensity_slices(model.layout), strict=True):
         counts[place] &= np.asarray(part.seen)[: place.stop - place.start] >= MIN_SEEN
     found = statistics.agreement(observed, calculated, curve, weight, len(free) + int(np.sum(counts)))
     # From the solver's numbers to values: d p/d u on either side.
@@ -512,7 +533,7 @@ def _finished(
         agreement=found,
         stages=stages,
         weight_fractions=_fractions(model, values, free, certainty.covariance * found.gof**2, parts),
-        r_bragg={phase.name: r_bragg(part) for phase, part in zip(model.phases, by_height, strict=True)},
+        r_bragg={phase.name: r_bragg(part) for phase, part in zip(model.phases, shown, strict=True)},
         converged=bool(solution.converged),
         seconds=seconds,
         warnings=(*model.notes, *warnings),

@@ -26,6 +26,7 @@ class Stage:
       blur: FWHM of a Gaussian with which pattern and model are folded, so that lines farther apart than their widths find each
         other; 0 for none. [deg]
       max_iterations: turns at most.
+      least_share: of the area of all peaks; a phase that gave less in the stage before keeps all but its scale.
       cycles: of a model with intensities that are neither free nor fixed, how often at most Le Bail's partition and least
         squares follow each other.
     """
@@ -35,6 +36,7 @@ class Stage:
     fixed: tuple[str, ...] = ()
     blur: float = 0.0
     max_iterations: int = 30
+    least_share: float = 0.0
     cycles: int = 40
 
 
@@ -60,6 +62,7 @@ def cumulative(name: str, steps: dict[str, tuple[str, ...]], max_iterations: int
 # starts 0.3 deg away. [deg]
 FIRST_BLURS = (0.8, 0.25)
 LOW_TERMS = 3
+FAINT = 0.02  # share of the peaks' area below which a phase's cell, widths and sites are not refined
 
 
 def default_plan(model: Model, *, position: str = "instrument.displacement", refines_instrument: bool = True) -> Plan:
@@ -68,7 +71,8 @@ def default_plan(model: Model, *, position: str = "instrument.displacement", ref
     With intensities that are parameters, the first stages refine the first `LOW_TERMS` terms of the background, because more
     could take over what peaks that are still off their places leave; Pawley's intensities are free in a last stage.
 
-    Sites are refined where there is one phase alone and at least three reflections for each parameter of its atoms.
+    Sites are refined where there is one phase alone and at least three reflections for each parameter of its atoms; with
+    several phases displacement parameters stay as they are too. Of a phase with hardly any intensity the scale alone moves.
 
     Args:
       model: whose parameters decide which stages there are.
@@ -82,6 +86,8 @@ def default_plan(model: Model, *, position: str = "instrument.displacement", ref
     low = tuple(p.name for p in model.table.parameters if p.group == "background")[:LOW_TERMS]
     first = (*scale, "@cell", *(("@background",) if modes == {"rietveld"} else low))
     stages = [Stage(f"cell, blurred by {blur:g} deg", first, blur=blur) for blur in FIRST_BLURS]
+    if len(model.phases) > 1 and modes == {"rietveld"}:
+        stages.insert(0, Stage("scale, background", ("@scale", "@background")))
     free: tuple[str, ...] = (*scale, "@background", "@cell")
     widths = ("phases.*.grain_size", "phases.*.microstrain", *(("instrument.caglioti_w",) if refines_instrument else ()))
     steps: list[tuple[str, tuple[str, ...]]] = [("position, widths", (position, *widths))]
@@ -97,8 +103,8 @@ def default_plan(model: Model, *, position: str = "instrument.displacement", ref
         steps.append(("displacement parameters", ("*.sites.*.biso", *(("*.sites.*.u??",) if _has_tensors(names) else ()))))
         if "coordinate" in groups:
             steps.append(("sites", ("@coordinate",)))
-    elif "rietveld" in modes:
-        steps.append(("displacement parameters", ("phases.*.biso",)))
+    elif single:
+        steps.append(("displacement parameters", tuple(f"phases.{phase.name}.biso" for phase in model.phases)))
     for phase in model.phases:
         if phase.mode == "pawley":
             steps.append((f"intensities of {phase.name}", (f"phases.{phase.name}.reflections.*",)))
@@ -108,7 +114,7 @@ def default_plan(model: Model, *, position: str = "instrument.displacement", ref
     for title, more in steps:
         free = (*free, *more)
         stages.append(Stage(title, free))
-    return Plan("default", tuple(stages))
+    return Plan("default", tuple(dataclasses.replace(stage, least_share=FAINT) for stage in stages))
 
 
 def _has_tensors(names: set[str]) -> bool:

@@ -74,7 +74,7 @@ def width_starts(
       values: of all parameters.
       observed, weight: the pattern; points of weight 0 are not looked at.
       given: names whose values stay.
-      free: names that the plan refines: the instrument's width is only touched where it is among them.
+      free: names that the plan refines; others stay.
     """
     table = model.table
     counts = weight > 0
@@ -96,6 +96,6 @@ def width_starts(
             ("microstrain", 0.5 * own / (4 * np.tan(theta))),
         ):
             name = f"phases.{phase.name}.{field}"
-            if name not in given and field not in phase.values:
+            if name in free and name not in given and field not in phase.values:
                 started[table.index(name)] = start
     return started

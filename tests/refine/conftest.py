@@ -12,7 +12,8 @@ import pytest
 from simxrd_jax.diffraction.settings import Settings
 from simxrd_jax.io.cif import read_cif
 from simxrd_jax.refine.build import InstrumentStart, Model, PhaseStart, make_model
-from simxrd_jax.refine.fit import Refinement, _components, refine
+from simxrd_jax.refine.fit import Refinement, refine
+from simxrd_jax.refine.model import pattern
 from simxrd_jax.refine.plans import cumulative
 
 TRUTH = {
@@ -49,8 +50,7 @@ def fitted(mixture: Model) -> Refinement:
     """Its refinement against a pattern with counting noise; 30 to 31 deg do not count."""
     with jax.enable_x64(True):
         values = jnp.asarray(mixture.table.values(TRUTH))
-        # The compiled function of the fit, for the time that compiling another one takes.
-        peaks, background = _components(mixture.layout, mixture.arrays, mixture.settings, values)
-        clean = np.asarray(peaks.sum(axis=0) + background)
+        calculate = jax.jit(lambda v: pattern(mixture.layout, mixture.arrays, mixture.settings, v))
+        clean = np.asarray(calculate(values))
     counts = np.random.default_rng(0).poisson(clean * 3e4 / clean.max()).astype(float)
     return refine(mixture, counts, cumulative("test", {"all": FREE}), excluded=[(30.0, 31.0)])

@@ -82,6 +82,38 @@ def test_several_files_get_a_table_and_a_broken_one_stops_no_other(refined):
     assert "of which 1 failed" in overview
 
 
+def test_a_series_and_several_starts_give_the_numbers_of_python(silicon, measured, refined, tmp_path):
+    """With the model of one file for both: points, options and numbers are the same."""
+    from simxrd_jax.commands.refine import Options, prepare, refine_files
+    from simxrd_jax.refine.series import Job, multi_start, refine_sequence
+
+    copy = tmp_path / "again.xy"
+    copy.write_bytes(measured.read_bytes())
+    shared = {"wavelength": "CuKa", "background": 2, "axial": False, "fixed": ("*.biso",)}
+    options = Options((str(silicon),), **shared)
+    made: dict = {}
+    model, plan, pattern_of, _ = prepare(str(measured), options, made)
+    assert prepare(str(copy), options, made)[0] is model
+    job = Job(model, pattern_of.intensity, plan, pattern_of.sigma)
+    first, second = refine_sequence([job, job])
+    silent = lambda sentence: None  # noqa: E731
+    in_turn = Options((str(silicon),), **shared, sequential=True)
+    refine_files([str(measured), str(copy)], in_turn, str(tmp_path / "s"), say=silent)
+    for name, fit in (("si", first), ("again", second)):
+        result = json.loads((tmp_path / "s" / name / "result.json").read_text())
+        assert [v for v, _ in result["parameters"].values()] == fit.values.tolist()
+    before = json.loads((refined / "si" / "result.json").read_text())
+    assert before["rwp"] == first.agreement.rwp
+    assert before["phases"]["Si"]["mode"] == "rietveld"
+    assert 0 < before["phases"]["Si"]["r_bragg"] < 0.1
+    refine_files([str(measured)], Options((str(silicon),), **shared, starts=3, seed=5), str(tmp_path / "m"), say=silent)
+    search = multi_start(job, 3, seed=5)
+    rows = list(csv.DictReader((tmp_path / "m" / "starts.csv").open()))
+    assert [float(row["rwp"]) for row in rows] == [fit.agreement.rwp for fit in search.fits]
+    assert [row["reached"] for row in rows] == [str(r) for r in search.reached]
+    assert float(rows[1]["phases.Si.cell.a start"]) == search.starts[1]["phases.Si.cell.a"]
+
+
 def test_an_earlier_result_is_kept(simxrd, refined, measured, silicon):
     before = (refined / "si" / "result.json").read_bytes()
     answer = simxrd("refine", measured, "--phase", silicon, *OPTIONS, "-o", refined / "si")
@@ -126,6 +158,14 @@ def test_the_list_names_every_parameter(simxrd, measured, silicon):
         (("--instrument", "none.prm"), "none.prm"),
         (("--fix", "*"), "no parameter is free"),
         (("--exclude", "0", "180"), "no point is left"),
+        (("--mode", "lebial"), "--mode lebial: there is no such mode; did you mean lebail"),
+        (("--mode", "Ge=lebail"), "--mode Ge: there is no such phase; choose from Si"),
+        (("--mode", "lebail", "--mode", "pawley"), "given twice"),
+        (("--mode", "lebail", "--texture", "Si=0,0,1"), "free intensities hold its texture"),
+        (("--starts", "0"), "--starts 0: at least one start is needed"),
+        (("--starts", "2", "--spread", "3"), "--spread 3: must be between"),
+        (("--batch", "0"), "--batch 0: at least one pattern"),
+        (("--sequential", "--starts", "3"), "leave out --starts and --batch"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(simxrd, measured, silicon, tmp_path, arguments, words):
