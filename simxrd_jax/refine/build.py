@@ -322,6 +322,8 @@ def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool
         at = CELL_NAMES.index(name)
         scale, unit, limit = (1e-3 * six[at], "A", CELL_REACH * six[at]) if at < 3 else (0.05, "deg", ANGLE_REACH)
         parameters.append(Parameter(f"{prefix}.cell.{name}", float(six[at]), "cell", unit, "near", scale, limit=limit))
+    if not has_atoms:
+        return _free_intensities(start, crystal, reflections, specimen, fields, basis, parameters)
 
     maps = atom_maps(structure)
     labels = _site_names(structure)

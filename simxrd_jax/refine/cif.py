@@ -138,8 +138,9 @@ def _add_phase(block: cif.Block, fit: Refinement, phase: RefinedPhase) -> None:
     if phase.atoms is not None:
         _add(block, "_cell_formula_units_Z", str(phase.units))
         _add_number(block, "_exptl_crystal_density_diffrn", float(phase.density.value), float(phase.density.sigma), digits=5)
-    if math.isfinite(fit.r_bragg[phase.name]):
-        _add(block, "_refine_ls_R_I_factor", f"{fit.r_bragg[phase.name]:.4f}")
+    r_bragg = fit.r_bragg.get(phase.name, math.nan)
+    if math.isfinite(r_bragg):
+        _add(block, "_refine_ls_R_I_factor", f"{r_bragg:.4f}")
     _add_symmetry(block, phase.structure)
     if phase.atoms is not None:
         _add_atoms(block, phase)

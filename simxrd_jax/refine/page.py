@@ -199,7 +199,8 @@ def _phase_table(fit: Refinement, phases: Sequence[RefinedPhase], links: Links) 
     heads |= dict.fromkeys(("a", "b", "c (Å)", "&alpha;", "&beta;", "&gamma; (°)"), "number")
     heads |= {"volume (Å³)": "number", "density (g/cm³)": "number", "R<sub>Bragg</sub> (%)": "number", "": ""}
     lines = []
-    for i, (phase, link) in enumerate(zip(phases, links.phases, strict=True)):
+    agreements = fit.r_bragg.values()
+    for i, (phase, link, r_bragg) in enumerate(zip(phases, links.phases, agreements, strict=True)):
         share, sigma = fit.weight_fractions[phase.name]
         six = zip(phase.cell.value.tolist(), phase.cell.sigma.tolist(), strict=True)
         volume = with_uncertainty(float(phase.volume.value), float(phase.volume.sigma))
@@ -213,7 +214,7 @@ def _phase_table(fit: Refinement, phases: Sequence[RefinedPhase], links: Links) 
             *(_cell(with_uncertainty(value, sigma), "number") for value, sigma in six),
             _cell(volume, "number"),
             _cell(density, "number"),
-            _cell(f"{100 * fit.r_bragg[phase.name]:.2f}", "number"),
+            _cell(f"{100 * r_bragg:.2f}", "number"),
             _cell("" if link is None else f'<a href="{_path(link)}">CIF</a>'),
         ]
         lines.append(_row(cells))
