@@ -2,8 +2,8 @@
 
 Each turn computes residuals and Jacobian of a trial point together, so that the model stands once in the compiled program: a
 turn whose step is refused has computed a Jacobian in vain, which costs less than compiling the model a second time.
-Parameters that are not free, or that the residuals do not depend on, have columns of zeros (or of rounding) and stay where they
-are.
+Parameters that are not free, or that the residuals do not depend on, have columns of zeros or of rounding, and stay where
+they are.
 
 Reference: Marquardt (1963), SIAM J. Appl. Math. 11, 431; the damping's rule is Nielsen's (1999), IMM-REP-1999-05.
 """

@@ -72,7 +72,6 @@ def test_a_column_of_rounding_moves_nothing(x64):
     np.testing.assert_allclose(found.x[:2], np.linalg.lstsq(matrix, wanted)[0], rtol=1e-6)
 
 
-
 def test_a_combination_that_is_not_determined_does_not_run_away(x64):
     t = jnp.linspace(0, 1, 20)
     found = minimise(
