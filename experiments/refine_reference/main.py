@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.json_file import json_path, write_json
-from experiments.refine_reference import laboratory
+from experiments.refine_reference import journals, laboratory
 from experiments.refine_reference.case import Case, Tools
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.xy import write_together
@@ -21,7 +21,7 @@ from simxrd_jax.train.suite import markdown, write_table
 
 FOLDER = pathlib.Path(__file__).parent
 RESULTS = FOLDER / "results.json"
-CASES: dict[str, Case] = {**laboratory.CASES}
+CASES: dict[str, Case] = {**laboratory.CASES, **journals.CASES}
 DATA = pathlib.Path("../shared/data/experimental")
 
 

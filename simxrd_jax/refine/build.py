@@ -101,7 +101,7 @@ class Model:
       phases: as it was made of.
       radiation: likewise.
       ties: what values follow from others.
-      notes: defaults taken, one sentence each.
+      notes: defaults taken and doubts of the structures' files, one sentence each.
     """
 
     table: ParameterTable
@@ -294,7 +294,8 @@ class _Phase:
 
 def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool) -> _Phase:
     structure, prefix = start.structure, f"phases.{start.name}"
-    notes: list[str] = []
+    # What the reader doubts, as a B that looks like a U, decides about a fit.
+    notes = [f"{start.name}: {note}" for note in structure.notes]
     has_atoms = start.mode == "rietveld"
     if has_atoms and not structure.has_displacement:
         structure = dataclasses.replace(structure, biso=np.full(len(structure.species), DEFAULT_BISO))

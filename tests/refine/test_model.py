@@ -45,6 +45,15 @@ def test_values_that_move_nothing_give_the_simulators_pattern(x64, datasets, cor
     np.testing.assert_allclose(made, known, rtol=1e-9, atol=1e-7 * float(np.max(known)))
 
 
+def test_what_the_reader_doubts_is_a_note_of_the_model(datasets, corundum):
+    structure = read_cif(datasets / "cifs" / "Al2O3.cif")
+    doubtful = dataclasses.replace(structure, notes=("B is above 20 A^2 for O1: is it given as U?",))
+    start = PhaseStart("corundum", doubtful)
+    made = make_model([start], "CuKa", TWO_THETA, instrument=INSTRUMENT, background_terms=3)
+    assert "corundum: B is above 20 A^2 for O1: is it given as U?" in made.notes
+    assert len(made.notes) == len(corundum.notes) - len(structure.notes) + 1
+
+
 def test_parameters_have_stable_names(corundum):
     names = set(corundum.table.names)
     assert {"instrument.zero_shift", "background.chebyshev.2", "phases.Al2O3.cell.a", "phases.Al2O3.cell.c"} <= names
