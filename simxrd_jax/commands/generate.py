@@ -56,7 +56,9 @@ def generate_set(
     from simxrd_jax.export.writer import write_set
     from simxrd_jax.library.store import read_library
     from simxrd_jax.presets import get_preset
+    from simxrd_jax.train.cache import use_compilation_cache
 
+    use_compilation_cache()  # what goes on after a stop does not compile again
     if options.format not in FORMATS:
         raise InputError(f"there is no format {options.format!r}{nearest(options.format, dict.fromkeys(FORMATS))}")
     if options.part is not None and options.split is None:
@@ -89,7 +91,7 @@ def generate_set(
             manifest = write_database(job, output, library, with_values(preset, options.values), say=say, bar=_bar)
         else:
             manifest = write_set(make_job(library, request), output, options.format, say=say, bar=_bar)
-    say(f"{manifest.records:,} patterns in {output} ({_bytes(manifest)})")
+    say(f"{_patterns(manifest)} in {output} ({_bytes(manifest)})")
     return manifest
 
 
@@ -128,7 +130,8 @@ def import_database(
         say(f"skipped {source}: {reason}")
     if len(skipped) > SHOWN_REASONS:
         say(f"skipped {len(skipped) - SHOWN_REASONS} more, {os.path.join(output, 'manifest.json')} lists them")
-    say(f"{manifest.records:,} patterns in {output} ({_bytes(manifest)}), {len(skipped)} rows skipped")
+    rows = "1 row" if len(skipped) == 1 else f"{len(skipped):,} rows"
+    say(f"{_patterns(manifest)} in {output} ({_bytes(manifest)}), {rows} skipped")
     return manifest
 
 
@@ -176,6 +179,10 @@ def _stopped(output: str, say: Callable[[str], None]):
     except KeyboardInterrupt:
         say(f"{output}: stopped; the same command goes on, and deleting it forgets it")
         raise
+
+
+def _patterns(manifest: Manifest) -> str:
+    return "1 pattern" if manifest.records == 1 else f"{manifest.records:,} patterns"
 
 
 def _bytes(manifest: Manifest) -> str:

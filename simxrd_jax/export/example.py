@@ -8,6 +8,8 @@ tensorflow/core/example/{example,feature}.proto.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -27,22 +29,45 @@ def encode(columns: Columns, features: Sequence[Feature]) -> Iterator[bytes]:
       features: of the set.
     """
     ordered = sorted(features, key=lambda f: f.name)
-    count = len(columns[ordered[0].name])
-    for i in range(count):
-        entries = b"".join(_entry(f, columns[f.name][i]) for f in ordered)
-        yield _field(1, entries)
+    # Floats take the same bytes in each record but for the numbers: neighbours are laid out for all records at once.
+    groups = itertools.groupby(ordered, key=lambda f: f.dtype == "float32")
+    pieces: list[Sequence[bytes]] = []
+    for are_floats, members in groups:
+        if are_floats:
+            pieces.append(_float_entries([(f.name, columns[f.name]) for f in members]))
+        else:
+            pieces += [_other_entries(f, columns[f.name]) for f in members]
+    for parts in zip(*pieces, strict=True):
+        yield _field(1, b"".join(parts))
 
 
-def _entry(feature: Feature, value: np.ndarray) -> bytes:
+def _entry(name: str, content: bytes) -> bytes:
     """One entry of the map from names to features."""
-    name = _field(1, feature.name.encode())
+    return _field(1, _field(1, name.encode()) + _field(2, content))
+
+
+def _float_entries(named: Sequence[tuple[str, np.ndarray]]) -> list[bytes]:
+    """The entries of some features of floats, one after the other, of each record."""
+    parts = []
+    for name, values in named:
+        width = math.prod(values.shape[1:])
+        numbers = np.ascontiguousarray(values, dtype="<f4").reshape(len(values), width).view(np.uint8)
+        blank = _entry(name, _field(FLOAT_LIST, _field(1, bytes(numbers.shape[1]))))
+        head = np.frombuffer(blank[: len(blank) - numbers.shape[1]], dtype=np.uint8)
+        parts += [np.broadcast_to(head, (len(values), head.size)), numbers]
+    rows = np.concatenate(parts, axis=1)
+    return [row.tobytes() for row in rows]
+
+
+def _other_entries(feature: Feature, values: np.ndarray) -> list[bytes]:
+    """The entry of a feature of whole numbers or text, of each record; most values are there many times."""
     if feature.dtype == TEXT:
-        content = _field(BYTES_LIST, _field(1, str(value).encode()))
-    elif feature.dtype == "float32":
-        content = _field(FLOAT_LIST, _field(1, np.asarray(value, dtype="<f4").tobytes()))
-    else:
-        content = _field(INT64_LIST, _field(1, b"".join(_varint(int(v)) for v in np.ravel(value))))
-    return _field(1, name + _field(2, content))
+        contents = ((text, _field(BYTES_LIST, _field(1, text.encode()))) for text in set(values.tolist()))
+        known = {text: _entry(feature.name, content) for text, content in contents}
+        return [known[text] for text in values.tolist()]
+    rows = [tuple(row) for row in values.reshape(len(values), math.prod(values.shape[1:])).tolist()]
+    known = {row: _entry(feature.name, _field(INT64_LIST, _field(1, b"".join(map(_varint, row))))) for row in set(rows)}
+    return [known[row] for row in rows]
 
 
 def _field(number: int, body: bytes) -> bytes:

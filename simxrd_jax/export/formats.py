@@ -176,7 +176,7 @@ def _write_parquet(path: pathlib.Path, columns: Columns, features: Sequence[Feat
     arrays, fields = [], []
     for feature in features:
         values = columns[feature.name]
-        array = pa.array(values.tolist() if feature.dtype == TEXT else np.ravel(values))
+        array = pa.array(values.tolist(), pa.string()) if feature.dtype == TEXT else pa.array(np.ravel(values))
         if feature.shape:
             array = pa.FixedSizeListArray.from_arrays(array, int(np.prod(feature.shape)))
         about = {"unit": feature.unit, "meaning": feature.meaning, "classes": json.dumps(feature.classes)}

@@ -13,10 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simxrd_jax.conditions import nearest
-from simxrd_jax.constants import RADIATIONS
 from simxrd_jax.errors import InputError
 from simxrd_jax.library.stream import Impurities
-from simxrd_jax.presets import IDEAL, LABORATORY, SIMXRD, Preset, Uniform
+from simxrd_jax.presets import IDEAL, LABORATORY, SIMXRD, XRD_AUTOANALYZER, Preset, Uniform
 
 
 @dataclass(frozen=True)
@@ -45,23 +44,6 @@ class Recipe:
     count: int | None = None
     impurities: Impurities | None = None
 
-
-# The repository of XRD-AutoAnalyzer states: Cu K-alpha, 10 to 80 deg; strain up to 3 % of each lattice parameter, domains of 5
-# to 30 nm, texture that changes a peak by up to 50 %. Its networks take 4,501 points.
-AUTOANALYZER = Preset(
-    name="xrd-autoanalyzer",
-    meaning="the augmentation that the repository of XRD-AutoAnalyzer states, without background and noise",
-    radiation=RADIATIONS["CuKa"],
-    two_theta=(10.0, 80.0, 70.0 / 4500.0),
-    fixed={"caglioti_w": 0.01},
-    drawn={
-        **dict.fromkeys(("strain_xx", "strain_yy", "strain_zz"), Uniform(-0.03, 0.03)),
-        "grain_size": Uniform(50.0, 300.0),
-        "orientation_below": Uniform(0.0, 0.5),
-        "orientation_above": Uniform(0.0, 0.5),
-    },
-    max_strain=0.03,
-)
 
 _RECIPES = (
     Recipe(
@@ -99,9 +81,9 @@ _RECIPES = (
         published="38,250 patterns: 150 of each of the 255 reference phases in Li-Mn-Ti-O-F that its repository names (the "
         "table lists 150 structures)",
         conditions="150 patterns of each structure; Cu K-alpha, 10 to 80 deg in 4,501 points, strain up to 3 %, domains 5 to "
-        "30 nm, texture up to 50 %, as its repository states",
+        "30 nm, texture up to 50 %, as its repository states; build the library with --preset xrd-autoanalyzer",
         unknown="the instrument's width (here 0.1 deg) and the distribution of the texture (here that of SimXRD)",
-        preset=AUTOANALYZER,
+        preset=XRD_AUTOANALYZER,
         per_structure=150,
     ),
     Recipe(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -250,6 +251,12 @@ def writing(place: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"{place}: cannot be written ({error.strerror or error}); what was finished is kept: free the disk or open the "
+            f"{place}: cannot be written ({_reason(error)}); what was finished is kept: free the disk or open the "
             "folder and give the same command again"
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    """What the file system said, in a few words; HDF5 reports it within a text of several lines."""
+    found = re.search(r"error message = '([^']+)'", str(error))
+    return found[1] if found else error.strerror or str(error).partition("\n")[0]

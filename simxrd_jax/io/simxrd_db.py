@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Float
 
 from simxrd_jax.errors import InputError
-from simxrd_jax.io.measured import system_of
+from simxrd_jax.io.measured import MAX_NEGATIVE, system_of
 
 KEYS = ("latt_dis", "intensity", "tager", "chem_form", "simulation_param")
 WAVELENGTH = 1.54184  # [A]
@@ -160,8 +160,8 @@ def parse_row(pairs: dict[str, Any]) -> SimxrdRow:
     spacing, intensity = (_numbers(pairs[key], key) for key in ("latt_dis", "intensity"))
     if spacing.size != intensity.size:
         raise InputError(f"has {spacing.size} values of latt_dis and {intensity.size} of intensity")
-    if intensity.min() < 0 or not intensity.any():
-        raise InputError("its intensity is negative or 0 everywhere")
+    if intensity.max() <= 0 or intensity.min() < -MAX_NEGATIVE * intensity.max():
+        raise InputError(f"its intensity is 0 everywhere or below -{100 * MAX_NEGATIVE:g} % of the maximum")
     tager = TAGER.fullmatch(pairs["tager"].strip())
     if tager is None:
         raise InputError(f"its tager {pairs['tager'][:40]!r} is not [space group, crystal system, 'letter']")
