@@ -10,7 +10,7 @@ import numpy as np
 
 from simxrd_jax.crystal.structure import CRYSTAL_SYSTEMS
 from simxrd_jax.errors import InputError
-from simxrd_jax.export.features import Columns, Feature, condition_feature
+from simxrd_jax.export.features import CONDITION_PREFIX, Columns, Feature
 from simxrd_jax.export.writer import Block, Job
 from simxrd_jax.io.files import file_digest
 from simxrd_jax.io.simxrd_db import PARAMETERS, WAVELENGTH, SimxrdDatabase, SimxrdRow
@@ -19,6 +19,20 @@ from simxrd_jax.library.extinction_table import EXTINCTION_GROUP
 
 DATASET = "simxrd"
 BLOCK = 256  # rows read at once
+# What simulation_param holds, as it is stored: the script's grain size is used in a width of another unit than its name says.
+STORED = dict(
+    zip(
+        PARAMETERS,
+        (
+            ("grain size as stored, no length; see the preset simxrd", ""),
+            ("first orientation number, bounds the factor of each reflection", ""),
+            ("second orientation number, which the public script does not use", ""),
+            ("mean displacement of the atoms", "A"),
+            ("shift of all peaks", "deg"),
+        ),
+        strict=True,
+    )
+)
 SYSTEMS = tuple(name for _, name in CRYSTAL_SYSTEMS)
 
 
@@ -64,7 +78,7 @@ def released_features(points: int) -> tuple[Feature, ...]:
         Feature("extinction_group", "int32", "code of the extinction group", classes=tuple(extinction_groups().names)),
         Feature("formula", "str", "of a cell"),
         Feature("row", "int32", "number of the row in the database"),
-        *(condition_feature(name) for name in PARAMETERS),
+        *(Feature(CONDITION_PREFIX + name, "float32", meaning, unit) for name, (meaning, unit) in STORED.items()),
     )
 
 
@@ -116,5 +130,5 @@ def _columns(rows: list[tuple[int, SimxrdRow]], points: int) -> Columns:
         "extinction_group": EXTINCTION_GROUP[groups - 1].astype(np.int32),
         "formula": np.array([row.formula for _, row in rows], dtype=np.str_),
         "row": np.array([number for number, _ in rows], dtype=np.int32),
-        **{condition_feature(name).name: conditions[:, i] for i, name in enumerate(PARAMETERS)},
+        **{CONDITION_PREFIX + name: conditions[:, i] for i, name in enumerate(PARAMETERS)},
     }
