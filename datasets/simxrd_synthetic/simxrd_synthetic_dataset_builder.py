@@ -94,7 +94,8 @@ class Builder(PatternBuilder):
             summary=(
                 f"Powder X-ray diffraction patterns of {len(library):,} structures, simulated with simxrd_jax: "
                 f"{axis['points']} points from {axis['start']:g} to {axis['stop']:g} deg 2theta, "
-                f"{about['radiation']['name']}, under the preset {config.preset} ({about['preset_meaning']}), with labels, structure and conditions of each."
+                f"{about['radiation']['name']}, under the preset {config.preset} "
+                f"({about['preset_meaning']}), with labels, structure and conditions of each."
             ),
             features=first.features,
             facts={

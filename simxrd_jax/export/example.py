@@ -86,7 +86,7 @@ def _varint(value: int) -> bytes:
 
 
 def decode(message: bytes, features: Sequence[Feature]) -> Record:
-    """The values of one message; arrays of floats are views of it, not copies.
+    """The values of one message.
 
     Raises:
       InputError: it is no such message, or lacks a feature.
@@ -114,7 +114,7 @@ def _value(content: memoryview, feature: Feature) -> np.ndarray | str:
         return bytes(next(_bodies(next(_bodies(content, BYTES_LIST)), 1))).decode()
     if feature.dtype == "float32":
         values = np.frombuffer(next(_bodies(next(_bodies(content, FLOAT_LIST)), 1)), dtype="<f4")
-        return values.reshape(feature.shape)
+        return values.astype(np.float32).reshape(feature.shape)  # a copy that may be written to: PyTorch warns of others
     body, place, numbers = next(_bodies(next(_bodies(content, INT64_LIST)), 1)), 0, []
     while place < len(body):
         number, place = _read_varint(body, place)

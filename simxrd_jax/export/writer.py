@@ -11,6 +11,7 @@ The next records are computed while a shard is being written: by one thread, at 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
 import re
@@ -69,7 +70,7 @@ class Job:
     about: Mapping[str, Any]
     blocks: Callable[[int, int], Iterator[Block]]
 
-    @property
+    @functools.cached_property
     def ranges(self) -> list[tuple[int, int]]:
         """First place and one past the last of each shard."""
         return [(first, min(first + self.shard_size, self.places)) for first in range(0, self.places, self.shard_size)]
