@@ -31,6 +31,7 @@ Examples:
   simxrd presets
   simxrd library build structures/ -o structures.simxrd
   simxrd library show structures.simxrd -o sheet.png
+  simxrd generate structures.simxrd -n 100000 -o patterns
   simxrd train experiments/imbalance/config.py:cross_entropy
   simxrd evaluate runs/cross_entropy-100 --on measured
   simxrd predict runs/cross_entropy-100 pattern.xy
@@ -52,6 +53,24 @@ Examples:
   simxrd library show structures.simxrd -o sheet.png
   simxrd library show structures.simxrd -n 30 --preset simxrd --scale log --seed 7 -o sheet.png
   simxrd library show structures.simxrd --split ool_disjoint --part test --sampling uniform
+"""
+GENERATE_EXAMPLES = """\b
+Examples:
+  simxrd generate structures.simxrd -n 100000 --preset laboratory -o patterns
+  simxrd generate structures.simxrd --per-structure 10 --split ool_disjoint --part test --format hdf5 -o test
+  simxrd generate structures.simxrd --recipe simxrd-4m --format ase -o train.db
+  simxrd generate structures.simxrd -n 1000 --set grain_size=200 --set zero_shift=0 --format npz -o small
+  simxrd generate --list-recipes
+"""
+IMPORT_EXAMPLES = """\b
+Examples:
+  simxrd import train.db -o train
+  simxrd import test.db --part test --format parquet -o test
+"""
+VERIFY_EXAMPLES = """\b
+Examples:
+  simxrd verify patterns
+  simxrd verify train.db
 """
 TRAIN_EXAMPLES = """\b
 Examples:
@@ -183,6 +202,79 @@ def models(as_json: bool) -> None:
     from simxrd_jax.commands.models import show_models
 
     click.echo(show_models(as_json=as_json))
+
+
+@cli.command(epilog=GENERATE_EXAMPLES, context_settings=CONTEXT)
+@click.argument("path", required=False, metavar="LIB.simxrd")
+@_option("-n", "count", type=int, metavar="N", help="Patterns of drawn structures.")
+@_option("--per-structure", type=int, metavar="K", help="Patterns of each structure, in place of -n.")
+@_option("--preset", metavar="NAME", help="Draw conditions from this preset, see `simxrd presets` (default: laboratory).")
+@_option("--recipe", metavar="NAME", help="Number and conditions of a published data set, see --list-recipes.")
+@_option(
+    "--format",
+    type=click.Choice(["array_record", "npz", "hdf5", "parquet", "ase"]),
+    help="Of the files; ase is one file in the format of SimXRD-4M (default: array_record).",
+)
+@_option("-o", "--output", metavar="DIR", help="Folder of the set; the file with --format ase.  [required]")
+@_option("--seed", type=int, metavar="N", help="Of structures, conditions and noise (default: 0).")
+@_option("--split", metavar="NAME", help="Take a part of this split, see `simxrd library info` (default: every structure).")
+@_option("--part", type=click.Choice(["train", "validation", "test"]), help="Which part (default: train).")
+@_option(
+    "--sampling",
+    type=click.Choice(["uniform", "balanced", "square_root"]),
+    help="With -n: over structures evenly, over space groups evenly, or between the two (default: uniform).",
+)
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Fix a condition, see `simxrd conditions`.")
+@_option("--shard-size", type=int, metavar="N", help="Patterns of a file (default: 4096).")
+@click.option("--list-recipes", "only_list", is_flag=True, help="List the recipes, and do nothing else.")
+def generate(path: str | None, output: str | None, only_list: bool, settings: tuple[str, ...], **given: Any) -> None:
+    """Simulate a set of patterns of a library, and write it to disk with its labels and conditions.
+
+    A command that was stopped, even killed, goes on when it is given again, and ends with the same files. The folder keeps a
+    manifest.json that says all of the set; `simxrd verify` checks the files.
+    """
+    from simxrd_jax.commands.generate import GenerateOptions, generate_set, list_recipes
+
+    if only_list:
+        click.echo(list_recipes())
+        return
+    if path is None:
+        raise click.UsageError("name a library; `simxrd library build` makes one")
+    if output is None:
+        raise click.UsageError("name what to write with -o")
+    from simxrd_jax.commands.simulate import parse_conditions
+
+    chosen = {name: value for name, value in given.items() if value is not None}
+    generate_set(path, GenerateOptions(values=parse_conditions(settings), **chosen), output, say=_say)
+
+
+@cli.command("import", epilog=IMPORT_EXAMPLES, context_settings=CONTEXT)
+@click.argument("path", metavar="SIMXRD.db")
+@_option("-o", "--output", metavar="DIR", help="Folder of the set.  [required]")
+@_option(
+    "--format", type=click.Choice(["array_record", "npz", "hdf5", "parquet"]), help="Of the files (default: array_record)."
+)
+@_option("--part", type=click.Choice(["train", "validation", "test"]), help="What the database is (default: train).")
+@_option("--shard-size", type=int, metavar="N", help="Rows of a file (default: 4096).")
+def import_command(path: str, output: str | None, **given: Any) -> None:
+    """Bring a database in the released format of SimXRD-4M into files for training.
+
+    Rows are read as data: nothing in them is executed. A malformed row is skipped and named.
+    """
+    from simxrd_jax.commands.generate import import_database
+
+    if output is None:
+        raise click.UsageError("name a folder for the set with -o")
+    import_database(path, output, say=_say, **{name: value for name, value in given.items() if value is not None})
+
+
+@cli.command(epilog=VERIFY_EXAMPLES, context_settings=CONTEXT)
+@click.argument("path", metavar="DIR|TRAIN.db")
+def verify(path: str) -> None:
+    """Check the files of a set against its manifest: sizes, checksums, numbers of records."""
+    from simxrd_jax.commands.generate import verify_set
+
+    click.echo(verify_set(path))
 
 
 @cli.command(epilog=TRAIN_EXAMPLES, context_settings=CONTEXT)

@@ -56,6 +56,7 @@ def test_figures_are_all_there_used_and_small():
         "README.md",
         "docs/physics.md",
         "docs/library.md",
+        "docs/datasets.md",
         "docs/training.md",
         "datasets/README.md",
         "experiments/effects/README.md",

@@ -158,7 +158,7 @@ def _set_up(options: Options) -> _Setup:
     if two_theta[0] == 0 and "air_scatter" in {*given, *preset.drawn, *preset.fixed} and given.get("air_scatter") != 0:
         raise InputError("air scatter 1/(2theta) has no value at 2theta = 0; start the range above 0 or set air_scatter=0")
     settings = preset.settings(peak_sum=options.peak_sum, accuracy=ACCURACIES[options.accuracy])
-    deformation = float(np.linalg.norm(_strain(given), 2)) + abs(_expansion(given))
+    max_strain, max_shift = _greatest(preset, given)
     return _Setup(
         options=options,
         preset=preset,
@@ -166,10 +166,32 @@ def _set_up(options: Options) -> _Setup:
         two_theta=(float(two_theta[0]), float(two_theta[1]), float(two_theta[2])),
         given=given,
         settings=settings,
-        max_strain=max(preset.max_strain, deformation / (1 - min(deformation, 0.5))),
-        max_shift=max(preset.max_shift, _shift(given)),
+        max_strain=max_strain,
+        max_shift=max_shift,
         margin=max(preset.margin(), _margin(given, radiation, two_theta[1])),
     )
+
+
+def widened(preset: Preset, given: Mapping[str, Any]) -> Preset:
+    """A preset with conditions set by hand in place of its own, and the reach that they need.
+
+    Args:
+      preset: any.
+      given: see `check_conditions`.
+
+    Raises:
+      InputError: a condition that does nothing without another one.
+    """
+    _check_effects(given, preset)
+    max_strain, max_shift = _greatest(preset, given)
+    drawn = {name: distribution for name, distribution in preset.drawn.items() if name not in given}
+    return replace(preset, fixed={**preset.fixed, **given}, drawn=drawn, max_strain=max_strain, max_shift=max_shift)
+
+
+def _greatest(preset: Preset, given: Mapping[str, Any]) -> tuple[float, float]:
+    """Greatest strain, and shift in degrees, of a preset and of conditions set by hand."""
+    deformation = float(np.linalg.norm(_strain(given), 2)) + abs(_expansion(given))
+    return max(preset.max_strain, deformation / (1 - min(deformation, 0.5))), max(preset.max_shift, _shift(given))
 
 
 def _margin(values: Mapping[str, Any], radiation: Radiation, stop: float) -> float:

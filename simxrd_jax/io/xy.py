@@ -19,6 +19,7 @@ import numpy as np
 from simxrd_jax.errors import InputError
 
 PEAK_COLUMNS = ("h", "k", "l", "multiplicity", "d_spacing", "two_theta", "f_squared", "intensity")
+BESIDE_PREFIX, PART_SUFFIX = ".simxrd-", ".part"  # of a file that is being written
 COMMENTS = "#!;/'\""
 MIN_DECIMALS, MAX_DECIMALS = 4, 9  # of 2theta; more than 4 only where the grid needs them
 
@@ -194,7 +195,7 @@ def write_together(contents: Mapping[pathlib.Path, str | bytes]) -> None:
 
 def _write_beside(final: pathlib.Path, data: bytes) -> pathlib.Path:
     """A finished file in the folder of `final`, with the permissions that `final` has or would get."""
-    handle, name = tempfile.mkstemp(prefix=".simxrd-", suffix=".part", dir=final.parent)
+    handle, name = tempfile.mkstemp(prefix=BESIDE_PREFIX, suffix=PART_SUFFIX, dir=final.parent)
     beside = pathlib.Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:

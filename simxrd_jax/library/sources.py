@@ -22,6 +22,7 @@ import numpy as np
 
 from simxrd_jax.crystal.structure import CrystalStructure, with_found_symmetry
 from simxrd_jax.errors import InputError
+from simxrd_jax.io.files import file_digest
 from simxrd_jax.io.structures import StructureSet, from_ase, from_pymatgen, read_npz
 from simxrd_jax.library.record import GivenCell
 from simxrd_jax.library.store import SUFFIX, is_library
@@ -29,7 +30,6 @@ from simxrd_jax.library.store import SUFFIX, is_library
 KINDS = "a folder of CIFs, a .cif, an ASE database (.db), pymatgen .json, .jsonl or .json.gz, or an .npz set"
 ID_KEYS = ("material_id", "mpid", "id", "task_id")  # of pymatgen records
 ROW_KEYS = ("mpid", "material_id", "id")  # of ASE rows
-BLOCK = 1 << 20  # bytes read at once for the digest
 
 
 class Item(NamedTuple):
@@ -124,7 +124,7 @@ class CifFolder:
         total = hashlib.sha256()
         for file in self._files:
             path = self._folder / file
-            content = _file_digest(path) if os.access(path, os.R_OK) else "unreadable"
+            content = file_digest(path) if os.access(path, os.R_OK) else "unreadable"
             total.update(os.fsencode(pathlib.PurePath(file).as_posix()) + f"\0{content}\n".encode())
         return total.hexdigest()
 
@@ -234,7 +234,7 @@ class AseDatabase:
 
     def digest(self) -> str:
         """SHA-256 of the file."""
-        return _file_digest(self._path)
+        return file_digest(self._path)
 
 
 class PymatgenJson:
@@ -281,7 +281,7 @@ class PymatgenJson:
 
     def digest(self) -> str:
         """SHA-256 of the file."""
-        return _file_digest(self._path)
+        return file_digest(self._path)
 
 
 def _read_json(path: pathlib.Path) -> Any:
@@ -335,12 +335,4 @@ class NpzSet:
 
     def digest(self) -> str:
         """SHA-256 of the file."""
-        return _file_digest(self._path)
-
-
-def _file_digest(path: pathlib.Path) -> str:
-    total = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(BLOCK):
-            total.update(block)
-    return total.hexdigest()
+        return file_digest(self._path)

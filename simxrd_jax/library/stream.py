@@ -13,7 +13,8 @@ put back in order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -135,6 +136,27 @@ class Stream:
           first: global index of the batch's first sample, for a process that makes a part of a greater batch.
         """
         return _batch(self, key, _word(step, "step"), _word(first, "first sample"))
+
+    def batches(self, key: Key[JaxArray, ""], first_step: int = 0, steps: int | None = None) -> Iterator[Batch]:
+        """The batches of one step after the other, for a loop that is not a jitted function; see docs/datasets.md.
+
+        The next one is simulated while one is used. Its arrays are read without a copy by NumPy (`np.asarray`, on CPU) and by
+        what takes DLPack (`torch.from_dlpack`).
+
+        Args:
+          key: typed random key of the run.
+          first_step: where to begin, to go on with a run.
+          steps: how many; None does not end.
+        """
+        counted = itertools.count(first_step) if steps is None else range(first_step, first_step + steps)
+        ahead: Batch | None = None
+        for step in counted:
+            made = self.batch(key, step)
+            if ahead is not None:
+                yield ahead
+            ahead = made
+        if ahead is not None:
+            yield ahead
 
     def patterns_of(self, structures: Int[Array, " batch"], key: Key[JaxArray, ""], step: Int[Array, ""] | int = 0) -> Batch:
         """The same for given structures (indices in the library) in place of drawn ones, as many as a batch holds.

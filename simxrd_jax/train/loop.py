@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from simxrd_jax.errors import InputError
+from simxrd_jax.io.files import LOCK, locked
 from simxrd_jax.io.xy import write_together
 from simxrd_jax.train.checkpoints import Checkpoints, Progress
 from simxrd_jax.train.config import TrainConfig, checked, differences, to_dict
@@ -34,7 +35,6 @@ from simxrd_jax.train.logs import Log, read_lines, surroundings
 from simxrd_jax.train.run import CONFIG, RESULTS, Run, open_library, read_run, set_up
 from simxrd_jax.train.state import Totals, TrainState, abstract, make_step, no_totals, replicated
 
-LOCK = ".lock"  # in a run's folder
 DISPLAY_EVERY = 10  # steps between updates of the progress bar
 
 
@@ -122,7 +122,7 @@ def claim(folder: pathlib.Path, run: Run) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); give another folder") from error
-    with _locked(folder):
+    with locked(folder, "training"):
         if not _holds(folder, run):  # by now: another process may have come first, and ended
             content = {
                 "config": to_dict(run.config),
@@ -153,30 +153,6 @@ def _holds(folder: pathlib.Path, run: Run) -> bool:
     if folder.is_dir() and any(each.name != LOCK for each in folder.iterdir()):
         raise InputError(f"{folder} is not empty and holds no run; give another folder")
     return False
-
-
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """Holds the lock of a folder, which the system releases however the process ends; the file stays, and means nothing.
-
-    Raises:
-      InputError: another process holds it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with _writing(folder):
-        file = (folder / LOCK).open("a")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another process is training there; wait for its end or give another folder") from None
-        except OSError:
-            pass  # some network file systems know no locks; the run goes on without
-        yield
 
 
 @contextlib.contextmanager

@@ -14,15 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import install_import_hook
+from program_cache import plain_programs
 
 install_import_hook(["simxrd_jax.train.targets"], "runtime_types.check")
 
 from simxrd_jax.io.cif import read_cif  # noqa: E402
 from simxrd_jax.library.build import library_of  # noqa: E402
 from simxrd_jax.library.store import Library, write_library  # noqa: E402
-from simxrd_jax.train.cache import CACHE_VARIABLE  # noqa: E402
 from simxrd_jax.train.checkpoints import FOLDER  # noqa: E402
 from simxrd_jax.train.config import Data, Optimizer, TrainConfig  # noqa: E402
 from simxrd_jax.train.run import read_network  # noqa: E402
@@ -37,21 +36,8 @@ NAMES = (
 @pytest.fixture(scope="package", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
     """Programs are compiled without optimisation, and kept for the other tests and the processes they start."""
-    folder = tmp_path_factory.mktemp("cache")
-    before = jax.config.jax_compilation_cache_dir
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CACHE_VARIABLE, str(folder))
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        _configure(str(folder), plain=True)
+    with plain_programs(tmp_path_factory.mktemp("cache")) as folder:
         yield folder
-        _configure(before, plain=False)
-
-
-def _configure(folder: str | None, plain: bool) -> None:
-    compilation_cache.reset_cache()
-    jax.clear_caches()
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_disable_most_optimizations", plain)
 
 
 @pytest.fixture(scope="package")

@@ -1,0 +1,1 @@
+"""TensorFlow Datasets builder of patterns simulated from a library of structures."""

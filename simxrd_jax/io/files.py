@@ -1,0 +1,53 @@
+"""Host zone. Checksums of files, and folders that one process writes to at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pathlib
+from collections.abc import Iterator
+
+from simxrd_jax.errors import InputError
+
+LOCK = ".lock"  # in the folder
+BLOCK = 1 << 20  # bytes read at once for a checksum
+
+
+def file_digest(path: pathlib.Path) -> str:
+    """SHA-256 of a file."""
+    total = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            total.update(block)
+    return total.hexdigest()
+
+
+@contextlib.contextmanager
+def locked(place: pathlib.Path, doing: str, file: pathlib.Path | None = None) -> Iterator[None]:
+    """Holds the lock of a folder, which the system releases however the process ends; the file stays, and means nothing.
+
+    Args:
+      place: a folder that exists, or what else is locked.
+      doing: what another process would be doing there, for the message.
+      file: of the lock; None is LOCK in the folder.
+
+    Raises:
+      InputError: another process holds it, or its file cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    try:
+        opened = (place / LOCK if file is None else file).open("a")
+    except OSError as error:
+        raise InputError(f"{place}: cannot be written ({error.strerror}); open the folder or give another") from error
+    with opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{place}: another process is {doing} there; wait for its end or give another name") from None
+        except OSError:
+            pass  # some network file systems know no locks; the work goes on without
+        yield
