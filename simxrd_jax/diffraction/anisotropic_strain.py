@@ -45,8 +45,7 @@ def anisotropic_strain(
     """FWHM of the strain broadening over tan(theta) [rad]: sqrt(16 e^2 + d^4 sum S_HKL h^H k^K l^L).
 
     An isotropic e thus is S_HKL with sum S_HKL h^H k^K l^L = 16 e^2/d^4. In the symbols of the paper the sum is the squared
-    FWHM of M = 1/d^2, and the FWHM of 2theta is sqrt(sum) tan(theta)/M (its eqs. 1, 4 and 5). GSAS-II's coefficients are
-    these times 10^12.
+    FWHM of M = 1/d^2, and the FWHM of 2theta is sqrt(sum) tan(theta)/M. GSAS-II's coefficients are these times 10^12.
 
     Args:
       hkl: one reflection of each orbit.

@@ -50,7 +50,7 @@ def stephens_basis(structure: CrystalStructure, microstrain: float = 0.0) -> For
     Returns:
       Names are powers, such as "400" and "220"; in reduced echelon form, so that a free coefficient is S_HKL itself.
 
-    Reference: Stephens (1999), J. Appl. Cryst. 32, 281, table 1.
+    Reference: Stephens (1999), J. Appl. Cryst. 32, 281.
     """
     rotations = np.unique(symmetry.laue_rotations(structure.rotations), axis=0).astype(np.int64)
     basis, free = fixed_vectors(np.stack([_substitution(rotation) for rotation in rotations]))

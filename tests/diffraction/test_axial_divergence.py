@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import quad
+from scipy.stats import qmc
 
-from simxrd_jax.diffraction.axial_divergence import axial_points
+from simxrd_jax.diffraction.axial_divergence import AxialOpenings, axial_points, axial_rays, axial_shift
 
 POINTS = 24
 
@@ -142,3 +143,99 @@ def test_jit_and_vmap(x64):
             np.testing.assert_allclose(b, a, rtol=1e-9)
     one = jax.vmap(lambda t: axial_points(t[None], 0.02, 0.015, 8))(angle)
     np.testing.assert_allclose(one[0][:, 0], plain[0], rtol=1e-9)
+
+
+def _traced(two_theta: float, openings: AxialOpenings) -> tuple[np.ndarray, np.ndarray]:
+    """Shifts [deg] and weights of rays followed in three dimensions: from points of the focus to points of the specimen, round
+    the cone of 2theta about each ray, to a detector on a cylinder; quasi-random points."""
+    u = qmc.Sobol(3, seed=1).random(2**18)
+    z_focus, z = openings.focus * (2 * u[:, 0] - 1), openings.source * (2 * u[:, 1] - 1)
+    t = z - z_focus
+    weight = np.ones(len(u))
+    if openings.soller_primary is not None:
+        weight *= np.maximum(1 - np.abs(t) / np.tan(np.radians(openings.soller_primary)), 0)
+    incident = np.stack([np.ones_like(t), np.zeros_like(t), t], axis=1) / np.sqrt(1 + t * t)[:, None]
+    across = np.array([0.0, 1.0, 0.0])
+    angle = np.radians(two_theta)
+    # Azimuths that may reach the detector, whose rays rise by cos(2theta) t + sin(2theta) sin(psi).
+    steepest = openings.source + openings.focus
+    if openings.soller_primary is not None:
+        steepest = min(steepest, np.tan(np.radians(openings.soller_primary)))
+    widest = np.arcsin(min(1.0, 1.02 * (openings.source + openings.detector + steepest) / np.sin(angle)))
+    psi = (widest * (2 * u[:, 2] - 1))[:, None]
+    ray = np.cos(angle) * incident + np.sin(angle) * (np.cos(psi) * across + np.sin(psi) * np.cross(incident, across))
+    h = ray[:, 2] / np.hypot(ray[:, 0], ray[:, 1])
+    weight = weight * (np.abs(z + h) <= openings.detector)
+    if openings.soller_secondary is not None:
+        weight *= np.maximum(1 - np.abs(h) / np.tan(np.radians(openings.soller_secondary)), 0)
+    return np.degrees(np.arctan2(ray[:, 1], ray[:, 0])) - two_theta, weight / weight.sum()
+
+
+LAB = AxialOpenings(0.03, 0.02, 0.025, 2.5, 2.5)
+
+
+@pytest.mark.parametrize("two_theta", [15.0, 60.0, 90.0, 150.0])
+@pytest.mark.parametrize(
+    "openings",
+    [LAB, AxialOpenings(0.04, 0.01, 0.03, 1.2), AxialOpenings(0.02, 0.02, 0.0), AxialOpenings(0.02, 0.03, 0.02)],
+)
+def test_both_sides_against_ray_tracing(x64, openings, two_theta):
+    shift, weight = (np.asarray(v[0]) for v in axial_rays(jnp.array([two_theta]), openings, 8))
+    assert weight.sum() == pytest.approx(1.0, rel=1e-12)
+    traced, rays = _traced(two_theta, openings)
+    spread = np.sqrt(rays @ traced**2)
+    # 2^18 quasi-random rays against a slit's sharp edge, of which a Soller slit leaves a third: 4e-3 of the spread.
+    assert weight @ shift == pytest.approx(rays @ traced, abs=4e-3 * spread)
+    assert weight @ shift**2 == pytest.approx(rays @ traced**2, rel=8e-3)
+    # The shape, folded with a line of FWHM 0.05 deg.
+    x = np.linspace(-1.0, 0.6, 400)
+    heights, edges = np.histogram(traced, bins=4000, range=(-3.0, 3.0), weights=rays)
+    middle = 0.5 * (edges[1:] + edges[:-1])
+    line = lambda place, height: np.exp(-0.5 * ((x[:, None] - place) / 0.0212) ** 2) @ height  # noqa: E731
+    expected = line(middle, heights)
+    # At low angle the rule's own points stand apart: see RAY_SHARE.
+    assert np.max(np.abs(line(shift, weight) - expected)) < (0.02 if two_theta < 20 else 3e-3) * expected.max()
+    # To second order in the openings.
+    assert float(axial_shift(jnp.array([two_theta]), openings)[0]) == pytest.approx(rays @ traced, abs=0.02 * spread + 3e-5)
+
+
+def test_rays_that_arrive_level_are_the_detectors_side_alone(x64):
+    """Soller slits that let no axial divergence through before the specimen leave Finger, Cox and Jephcoat's profile."""
+    for two_theta in (10.0, 50.0, 130.0):
+        shift, weight = axial_rays(jnp.array([two_theta]), AxialOpenings(0.02, 0.015, 0.02, 1e-3), 12)
+        known = _moments_in_two_phi(two_theta, 0.02, 0.015)
+        # tan(0.001 deg)/0.035 is 5e-4 of the openings.
+        assert float((weight * shift).sum()) == pytest.approx(known[0], rel=2e-3)
+        assert float((weight * shift**2).sum()) == pytest.approx(known[1], rel=4e-3)
+
+
+@jax.jit
+def _moments_of_both_sides(values):
+    shift, weight = axial_rays(values[5:], AxialOpenings(*values[:5]), 4)
+    return jnp.stack([jnp.sum(weight * shift), jnp.sum(weight * jnp.cos(20.0 * shift))])
+
+
+_slopes_of_both_sides = jax.jit(lambda v: (jax.jacfwd(_moments_of_both_sides)(v), jax.jacrev(_moments_of_both_sides)(v)))
+
+
+@pytest.mark.parametrize("two_theta", [12.0, 90.0, 140.0])
+def test_gradients_of_both_sides(x64, two_theta):
+    values = jnp.array([0.03, 0.02, 0.025, 2.5, 2.2, two_theta])
+    slope, reverse = (np.asarray(v) for v in _slopes_of_both_sides(values))
+    np.testing.assert_allclose(slope, reverse, rtol=1e-8, atol=1e-12)
+    for i, step in enumerate((1e-6, 1e-6, 1e-6, 1e-4, 1e-4, 1e-3)):
+        ends = [_moments_of_both_sides(values.at[i].add(sign * step)) for sign in (1, -1)]
+        np.testing.assert_allclose(slope[:, i], (ends[0] - ends[1]) / (2 * step), rtol=1e-4, atol=1e-7 / max(step, 1e-3))
+
+
+def test_edges_of_both_sides_are_finite(x64):
+    def mean(v, angle):
+        shift, weight = axial_rays(angle[None], AxialOpenings(*v), 4)
+        return jnp.sum(shift * weight)
+
+    both = jax.jit(jax.value_and_grad(mean, argnums=(0, 1)))
+    for v in ([0.02, 0.02, 0.02, 2.0, 2.0], [0.0, 0.0, 0.0, 1.0, 1.0], [0.02, 0.0, 0.01, 2.0, 2.0], [0.1, 0.1, 0.1, 9.0, 9.0]):
+        for angle in (0.5, 3.0, 90.0, 177.0):
+            value, slopes = both(jnp.array(v), jnp.asarray(angle))
+            assert np.isfinite(float(value))
+            assert all(np.all(np.isfinite(s)) for s in jax.tree.leaves(slopes))
