@@ -74,7 +74,8 @@ Examples:
   simxrd refine quartz.xy --phase quartz.cif --wavelength CuKa -o quartz_refined
   simxrd refine mix.xrdml --phase corundum.cif --phase zincite=ZnO.cif --range 20 120 --exclude 44 45 -o mix
   simxrd refine fap.xra --phase FAP.cif --instrument inst.prm --background 6 --fix '*.sites.*.?' -o fap
-  simxrd refine series/*.xye --phase NAC.cif --wavelength 0.4139 --geometry capillary -o series_refined
+  simxrd refine series/*.xye --phase NAC.cif --wavelength 0.4139 --geometry capillary --sequential -o series_refined
+  simxrd refine new.xy --phase cell.cif --wavelength CuKa --mode lebail --starts 16 -o new_cell
   simxrd refine quartz.xy --phase quartz.cif --wavelength CuKa --list
 """
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -257,23 +258,37 @@ def predict(runs: tuple[str, ...], **given: Any) -> None:
 @_option("--geometry", type=click.Choice(["flat", "capillary"]), help="What moves lines: height or zero (default: flat).")
 @click.option("--texture", "textures", multiple=True, metavar="PHASE=h,k,l", help="Preferred orientation of a phase.")
 @click.option("--symmetric", is_flag=True, help="Peaks without the asymmetry of axial divergence.")
+@click.option(
+    "--mode",
+    "modes",
+    multiple=True,
+    metavar="[PHASE=]MODE",
+    help="rietveld, or lebail or pawley: intensities without a structure (default: rietveld).",
+)
+@_option("--starts", type=int, metavar="N", help="Refine each pattern from N drawn starts and keep the best (default: 1).")
+@_option("--spread", type=float, metavar="SHARE", help="By which starts vary the cell (default: 0.005); widths by 2.")
+@_option("--seed", type=int, metavar="N", help="Of the starts (default: 0).")
+@click.option("--sequential", is_flag=True, help="Start each pattern from the result of the one before.")
+@_option("--batch", type=int, metavar="N", help="Patterns, or starts, fitted in one call (default: 1).")
 @click.option("--list", "only_list", is_flag=True, help="List the parameters, and do nothing else.")
 @_option("-o", "--output", metavar="DIR", help="Folder of the results.  [required]")
 @click.pass_context
 def refine(context: click.Context, data: tuple[str, ...], only_list: bool, output: str | None, **given: Any) -> None:
-    """Refine crystal structures against measured powder patterns (Rietveld).
+    """Refine crystal structures against measured powder patterns (Rietveld, Le Bail, Pawley).
 
-    The folder gets result.json, pattern.xy (observed, calculated, difference, background) and fit.png. Several patterns get a
-    folder each and one table, results.csv; one that fails stops no other. Uncertainties are scaled by the goodness of fit.
+    The folder gets a page (report.html), numbers (result.json), the pattern (pattern.xy), a CIF of each phase, all as pdCIF
+    (refinement.cif), fit.png and instrument.json. Several patterns get a folder each and one table, results.csv and .html; one
+    that fails stops no other. Uncertainties are scaled by the goodness of fit.
     """
-    from simxrd_jax.commands.refine import Options, list_parameters, parse_textures, parse_values, refine_files
+    from simxrd_jax.commands.refine import Options, list_parameters, parse_modes, parse_textures, parse_values, refine_files
 
     if not given["phases"]:
         raise click.UsageError("name at least one structure with --phase FILE.cif")
     values, textures = parse_values(given.pop("values")), parse_textures(given.pop("textures"))
     axial = not given.pop("symmetric")
     chosen = {name: value for name, value in given.items() if value is not None}
-    options = Options(values=values, textures=textures, axial=axial, **chosen)
+    modes = parse_modes(chosen.pop("modes"))
+    options = Options(values=values, textures=textures, axial=axial, modes=modes, **chosen)
     if only_list:
         click.echo(list_parameters(data[0], options))
         return

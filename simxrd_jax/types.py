@@ -158,9 +158,9 @@ class Instrument:
       illuminated_length: of the specimen, which automatic slits keep lit, or None for fixed slits. [mm]
       axial_source: S/L, half height of the illuminated specimen over the radius, or None (no axial divergence).
       axial_detector: H/L, half height of the detector slit over the radius, or None.
-      axial_focus: half length of the tube's focus over the radius, or None: rays arrive without axial divergence.
-      soller_primary, soller_secondary: greatest axial angle (spacing over length of the foils) that Soller slits before and
-        after the specimen pass, or None. [deg]
+      axial_tube: half height of the source over the radius, or None: the beam is parallel in the axial plane before the
+        specimen.
+      soller: full opening of the Soller slits before and behind the specimen, or None; only with `axial_tube`. [deg]
       slit_width: full width of the receiving slit, a box in 2theta, or None. [deg]
       tail_fraction: share of the rays that come from beside the tube's focus, or None (no tube tails).
       tail_low, tail_high: length of the tail of the focus that makes intensity below and above a line. [mm]
@@ -185,9 +185,8 @@ class Instrument:
     illuminated_length: Scalar | None = None
     axial_source: Scalar | None = None
     axial_detector: Scalar | None = None
-    axial_focus: Scalar | None = None
-    soller_primary: Scalar | None = None
-    soller_secondary: Scalar | None = None
+    axial_tube: Scalar | None = None
+    soller: Scalar | None = None
     slit_width: Scalar | None = None
     tail_fraction: Scalar | None = None
     tail_low: Scalar = 0.0

@@ -1,4 +1,4 @@
-"""Host zone. Refinements of measured patterns with known answers: certified cells, weighed fractions, published fits, peers."""
+"""Host zone. Refinements of measured patterns with known answers: certified cells, weighed fractions, published fits."""
 
 from __future__ import annotations
 

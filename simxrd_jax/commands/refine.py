@@ -6,12 +6,13 @@ import csv
 import dataclasses
 import io
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from simxrd_jax.conditions import nearest
 from simxrd_jax.constants import Radiation
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.cif import read_cif
@@ -19,12 +20,15 @@ from simxrd_jax.io.instruments import InstrumentFile, read_instrument
 from simxrd_jax.io.patterns import MeasuredPattern, read_pattern
 from simxrd_jax.io.xy import write_together
 from simxrd_jax.phases import as_radiation
-from simxrd_jax.refine.build import InstrumentStart, Model, PhaseStart, make_model
-from simxrd_jax.refine.fit import Refinement, refine
+from simxrd_jax.refine.build import MODES, InstrumentStart, Model, PhaseStart, make_model
+from simxrd_jax.refine.fit import Refinement
+from simxrd_jax.refine.numbers import with_uncertainty
+from simxrd_jax.refine.page import overview_html
 from simxrd_jax.refine.plans import Plan, changed, default_plan, read_plan
-from simxrd_jax.refine.report import RESULT_FILE, result_dict, write_report
+from simxrd_jax.refine.report import PAGE_FILE, check_folder, result_dict, write_report
+from simxrd_jax.refine.series import SPREAD, Job, MultiStart, multi_start, refine_jobs, refine_sequence
 
-TABLE_FILE = "results.csv"
+TABLE_FILE, OVERVIEW_FILE, STARTS_FILE = "results.csv", "results.html", "starts.csv"
 # Of a capillary the zero of the angles is off, of a flat specimen its height.
 POSITIONS = {"flat": "instrument.displacement", "capillary": "instrument.zero_shift"}
 
@@ -46,6 +50,10 @@ class Options:
       geometry: "flat" or "capillary".
       textures: phase -> axis of preferred orientation.
       axial: whether peaks have the asymmetry of axial divergence.
+      modes: phase -> one of `MODES`; "" is for all that are not named.
+      starts, spread, seed: how many starts are drawn for each pattern, within what share of the cell, and from which seed.
+      sequential: whether each pattern starts from the result of the one before.
+      batch: patterns, or starts, in one call.
     """
 
     phases: tuple[str, ...]
@@ -61,6 +69,12 @@ class Options:
     geometry: str = "flat"
     textures: dict[str, tuple[float, float, float]] = dataclasses.field(default_factory=dict)
     axial: bool = True
+    modes: dict[str, str] = dataclasses.field(default_factory=dict)
+    starts: int = 1
+    spread: float = SPREAD
+    seed: int = 0
+    sequential: bool = False
+    batch: int = 1
 
 
 def parse_values(given: Sequence[str]) -> dict[str, float]:
@@ -102,25 +116,70 @@ def parse_textures(given: Sequence[str]) -> dict[str, tuple[float, float, float]
     return found
 
 
-def prepare(data: str, options: Options) -> tuple[Model, Plan, MeasuredPattern, tuple[str, ...]]:
+def parse_modes(given: Sequence[str]) -> dict[str, str]:
+    """MODE, or PHASE=MODE; the one without a phase has the name "".
+
+    Raises:
+      InputError: a mode that there is not, or two for one phase.
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, mode = text.rpartition("=")
+        if mode not in MODES or (equals and not name.strip()):
+            raise InputError(f"--mode {text}: there is no such mode{nearest(mode, dict.fromkeys(MODES))}")
+        if name.strip() in found:
+            raise InputError(f"--mode: {name.strip() or 'that of all phases'} is given twice; give it once")
+        found[name.strip()] = mode
+    return found
+
+
+def prepare(
+    data: str, options: Options, made: dict[Hashable, tuple[Model, Plan]] | None = None
+) -> tuple[Model, Plan, MeasuredPattern, tuple[str, ...]]:
     """Reads everything, and builds the model of one measurement; the last value are notes for the user.
+
+    Args:
+      data: the file.
+      options: of all files.
+      made: models of files before, which one with the same points and radiation shares.
 
     Raises:
       InputError: a file that cannot be read, no wavelength, an empty range, an unknown parameter or phase.
     """
     measured = _within(read_pattern(data), options.limits)
     stated = None if options.instrument is None else read_instrument(options.instrument)
+    notes = (*measured.notes, *(stated.notes if stated else ()))
     values = _instrument_values(measured, stated)
+    radiation = _radiation(measured, stated, options.wavelength)
+    key = (measured.two_theta.tobytes(), radiation, tuple(sorted(values.items())))
+    if made is None or key not in made:
+        model, plan = _model(measured, stated, values, radiation, options)
+        if made is None:
+            return model, plan, measured, notes
+        made[key] = model, plan
+    model, plan = made[key]
+    return model, plan, measured, notes
+
+
+def _model(
+    measured: MeasuredPattern, stated: InstrumentFile | None, values: dict[str, float], radiation: Radiation, options: Options
+) -> tuple[Model, Plan]:
     names = [_phase_name(text) for text in options.phases]
-    for name in options.textures:
-        if name not in [n for n, _ in names]:
-            raise InputError(f"--texture {name}: there is no such phase; choose from {', '.join(n for n, _ in names)}")
-    phases = [PhaseStart(name, read_cif(path), options.textures.get(name)) for name, path in names]
+    for option, named in (("texture", options.textures), ("mode", options.modes)):
+        for name in named:
+            if name and name not in [n for n, _ in names]:
+                known = ", ".join(n for n, _ in names)
+                raise InputError(f"--{option} {name}: there is no such phase; choose from {known}")
+    mode = options.modes.get("", "rietveld")
+    phases = [
+        PhaseStart(name, read_cif(path), options.textures.get(name), mode=options.modes.get(name, mode))
+        for name, path in names
+    ]
     # At a start that is the same for both ends of the axis they are tied.
     axial = {n: values.setdefault(n, 0.02) for n in ("axial_source", "axial_detector")} if options.axial else {}
     model = make_model(
         phases,
-        _radiation(measured, stated, options.wavelength),
+        radiation,
         measured.two_theta,
         instrument=InstrumentStart(values | axial, has_axial_divergence=options.axial),
         background_terms=options.background,
@@ -130,22 +189,59 @@ def prepare(data: str, options: Options) -> tuple[Model, Plan, MeasuredPattern, 
     plan = changed(plan if options.plan is None else read_plan(options.plan), options.free, options.fixed)
     for stage in plan.stages:
         model.table.matching((*stage.free, *stage.fixed))
-    return model, plan, measured, (*measured.notes, *(stated.notes if stated else ()))
+    return model, plan
 
 
-def refine_file(data: str, options: Options, *, say: Callable[[str], None]) -> Refinement:
-    """Refines one measurement."""
-    model, plan, measured, notes = prepare(data, options)
-    fit = refine(
-        model,
-        measured.intensity,
-        plan,
-        sigma=measured.sigma,
-        excluded=options.excluded,
-        start=options.values,
-        say=say,
-    )
-    return dataclasses.replace(fit, warnings=(*notes, *fit.warnings))
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Done:
+    """A refined file.
+
+    Attributes:
+      fit: its refinement.
+      search: the starts that it was the best of, or None.
+    """
+
+    fit: Refinement
+    search: MultiStart | None = None
+
+
+def _refined(data: Sequence[str], options: Options, say: Callable[[str], None]) -> Iterator[_Done | InputError]:
+    """Refines measurements, and yields the result or the error of each, in order."""
+    made: dict[Hashable, tuple[Model, Plan]] = {}
+    prepared: list[tuple[Job, tuple[str, ...]] | InputError] = []
+    for file in data:
+        try:
+            model, plan, measured, notes = prepare(file, options, made)
+        except InputError as error:
+            prepared.append(error)
+            continue
+        job = Job(model, measured.intensity, plan, measured.sigma, options.excluded, options.values)
+        prepared.append((job, notes))
+    jobs = [item[0] for item in prepared if not isinstance(item, InputError)]
+    if options.starts > 1:
+        results: Iterator[MultiStart | Refinement | InputError] = (_search(job, options, say) for job in jobs)
+    elif options.sequential:
+        results = refine_sequence(jobs, say)
+    else:
+        results = refine_jobs(jobs, options.batch, say)
+    for item in prepared:
+        if isinstance(item, InputError):
+            yield item
+            continue
+        result = next(results)
+        if isinstance(result, InputError):
+            yield result
+            continue
+        search = result if isinstance(result, MultiStart) else None
+        fit = result.best if isinstance(result, MultiStart) else result
+        yield _Done(dataclasses.replace(fit, warnings=(*item[1], *fit.warnings)), search)
+
+
+def _search(job: Job, options: Options, say: Callable[[str], None]) -> MultiStart | InputError:
+    try:
+        return multi_start(job, options.starts, seed=options.seed, spread=options.spread, batch=options.batch, say=say)
+    except InputError as error:
+        return error
 
 
 def refine_files(data: Sequence[str], options: Options, output: str, *, say: Callable[[str], None]) -> list[str]:
@@ -161,34 +257,50 @@ def refine_files(data: Sequence[str], options: Options, output: str, *, say: Cal
       The files that failed; one that fails stops no other, but is an error where it is the only one.
 
     Raises:
-      InputError: a folder that already holds a result.
+      InputError: a folder that already holds a result, or options that do not go together.
     """
+    if options.starts < 1:
+        raise InputError(f"--starts {options.starts}: at least one start is needed; give 1 or more")
+    if options.batch < 1:
+        raise InputError(f"--batch {options.batch}: at least one pattern goes into a call; give 1 or more")
+    if options.sequential and (options.starts > 1 or options.batch > 1):
+        raise InputError("--sequential takes one pattern after the other from one start; leave out --starts and --batch")
     root = pathlib.Path(output)
     folders = [root] if len(data) == 1 else [root / pathlib.Path(file).stem for file in data]
     if len(set(folders)) < len(folders):
         raise InputError("two files have the same name, and their results would share a folder; rename one")
     for folder in folders:
-        if (folder / RESULT_FILE).exists():
-            raise InputError(f"{folder}: already holds a result; choose another folder with -o, or delete it")
-    failed, rows = [], []
-    for file, folder in zip(tqdm(data, desc="refine", disable=None if len(data) > 1 else True), folders, strict=True):
+        check_folder(folder, [_phase_name(text)[0] for text in options.phases])
+    if len(data) > 1 and ((root / TABLE_FILE).exists() or (root / OVERVIEW_FILE).exists()):
+        raise InputError(f"{root}: already holds a table of results; choose another folder with -o, or delete it")
+    failed, rows, pages = [], [], []
+    results = _refined(data, options, say if len(data) == 1 else lambda sentence: None)
+    shown = tqdm(results, desc="refine", total=len(data), disable=None if len(data) > 1 else True)
+    for file, folder, done in zip(data, folders, shown, strict=True):
         try:
-            fit = refine_file(file, options, say=say if len(data) == 1 else lambda sentence: None)
+            if isinstance(done, InputError):
+                raise done
             _make(folder)
-            write_report(fit, folder, pathlib.Path(file).name)
+            write_report(done.fit, folder, pathlib.Path(file).name, _settings(file, options))
+            if done.search is not None:
+                write_together({folder / STARTS_FILE: _table(start_rows(done.search))})
         except InputError as error:
             if len(data) == 1:
                 raise
             say(f"{file} failed: {error}")
             failed.append(file)
             rows.append({"data": file, "error": str(error)})
+            pages.append(None)
             continue
-        rows.append({"data": file, **_row(result_dict(fit))})
+        rows.append({"data": file, **_row(result_dict(done.fit))})
+        pages.append(f"{folder.name}/{PAGE_FILE}")
         if len(data) == 1:
-            say(summary(fit))
+            if done.search is not None:
+                say(f"{sum(done.search.reached)} of {len(done.search.fits)} starts reached the lowest Rwp")
+            say(summary(done.fit))
     if len(data) > 1:
         _make(root)
-        write_together({root / TABLE_FILE: _table(rows)})
+        write_together({root / TABLE_FILE: _table(rows), root / OVERVIEW_FILE: overview_html(rows, pages)})
     return failed
 
 
@@ -198,23 +310,18 @@ def summary(fit: Refinement) -> str:
     lines = [f"Rwp {100 * a.rwp:.2f} %, GOF {a.gof:.2f}, {a.n_parameters} parameters, {fit.seconds:.1f} s"]
     for i in fit.free:
         name = fit.model.table.names[i]
-        if not name.startswith("background."):
+        if not name.startswith("background.") and ".reflections." not in name:
             lines.append(f"  {name} = {with_uncertainty(float(fit.values[i]), float(fit.sigma[i]))}")
-    if len(fit.weight_fractions) > 1:
-        for name, (share, sigma) in fit.weight_fractions.items():
-            lines.append(f"  {name}: {with_uncertainty(100 * share, 100 * sigma)} wt%")
+    for phase in fit.model.phases:
+        share, sigma = fit.weight_fractions[phase.name]
+        words = [f"R_Bragg {100 * fit.r_bragg[phase.name]:.2f} %"]
+        if phase.mode != "rietveld":
+            lines_of = sum(name.startswith(f"phases.{phase.name}.reflections.") for name in fit.model.table.names)
+            words.append(f"{lines_of} intensities ({phase.mode})")
+        elif len(fit.model.phases) > 1:
+            words.append(f"{with_uncertainty(100 * share, 100 * sigma)} wt%")
+        lines.append(f"  {phase.name}: {', '.join(words)}")
     return "\n".join([*lines, *(f"warning: {warning}" for warning in fit.warnings)])
-
-
-def with_uncertainty(value: float, sigma: float) -> str:
-    """A value with its standard uncertainty in brackets, in units of the last digit: 5.43102(3)."""
-    if not np.isfinite(sigma) or sigma <= 0:
-        return f"{value:.6g}"
-    digits = max(0, 1 - int(np.floor(np.log10(sigma))))
-    if f"{sigma:.1e}"[0] != "1":  # two digits where the first is 1, else one
-        digits = max(0, digits - 1)
-    scaled = round(sigma * 10**digits)
-    return f"{value:.{digits}f}({scaled})"
 
 
 def list_parameters(data: str, options: Options) -> str:
@@ -274,16 +381,46 @@ def _make(folder: pathlib.Path) -> None:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from None
 
 
+def _settings(data: str, options: Options) -> dict[str, str]:
+    """What was asked for, for the page of a result; what is as by default is left out."""
+    found = {"data": data}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        is_default = value == (field.default_factory() if callable(field.default_factory) else field.default)
+        if is_default and field.name != "background":
+            continue
+        if isinstance(value, dict):
+            value = [f"{name} = {content}" for name, content in value.items()]
+        found[field.name] = ", ".join(str(v) for v in value) if isinstance(value, list | tuple) else str(value)
+    return found
+
+
 def _row(result: dict[str, Any]) -> dict[str, Any]:
     """One line of the table of several refinements."""
     row = {name: result[name] for name in ("rwp", "gof", "converged", "seconds")}
     row["warnings"] = len(result["warnings"])
     for name in result["free"]:
-        if not name.startswith("background."):
+        if not name.startswith("background.") and ".reflections." not in name:
             row[name], row[f"{name} esd"] = result["parameters"][name]
     for phase, values in result["phases"].items():
-        row[f"{phase} weight fraction"] = values["weight_fraction"][0]
+        row[f"{phase} R_Bragg"] = values["r_bragg"]
+        if values["weight_fraction"] is not None:
+            row[f"{phase} weight fraction"] = values["weight_fraction"][0]
     return row
+
+
+def start_rows(search: MultiStart) -> list[dict[str, Any]]:
+    """A line for each start: what it ended with, and the values that were drawn, before and after."""
+    rows = []
+    drawn = list(dict.fromkeys(name for start in search.starts[1:] for name in start))
+    for i, (fit, start, reached) in enumerate(zip(search.fits, search.starts, search.reached, strict=True)):
+        row: dict[str, Any] = {"start": i, "rwp": fit.agreement.rwp, "gof": fit.agreement.gof}
+        row |= {"converged": fit.converged, "reached": reached, "best": fit is search.best}
+        begun = fit.model.table.values(start)
+        for name in drawn:
+            row[f"{name} start"], row[name] = float(begun[fit.model.table.index(name)]), fit[name][0]
+        rows.append(row)
+    return rows
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

@@ -93,12 +93,22 @@ class CrystalStructure:
         for name, total in zip(atoms.species, atoms.occupancy.sum(axis=0), strict=True):
             element = element_of(name)
             counts[element] = counts.get(element, 0.0) + float(total) * atoms.n_centring
-        whole = [round(v) for v in counts.values()]
-        if all(abs(v - w) < 0.01 for v, w in zip(counts.values(), whole, strict=True)) and min(whole, default=0) > 0:
-            divisor = math.gcd(*whole)
-            counts = {k: w / divisor for k, w in zip(counts, whole, strict=True)}
-        order = sorted(counts, key=lambda e: (("C", "H").index(e) if "C" in counts and e in ("C", "H") else 2, e))
-        return " ".join(e if abs(counts[e] - 1) < 1e-6 else f"{e}{counts[e]:.4g}" for e in order)
+        divisor = common_divisor(counts)
+        return hill_formula({k: round(v) / divisor for k, v in counts.items()} if divisor else counts)
+
+
+def common_divisor(counts: dict[str, float]) -> int:
+    """Greatest common divisor of counts that are all whole numbers above 0, else 0."""
+    whole = [round(v) for v in counts.values()]
+    if all(abs(v - w) < 0.01 for v, w in zip(counts.values(), whole, strict=True)) and min(whole, default=0) > 0:
+        return math.gcd(*whole)
+    return 0
+
+
+def hill_formula(counts: dict[str, float]) -> str:
+    """A formula with its elements in the order of Hill, as "Al2 O3"; counts to four digits, 1 left out."""
+    order = sorted(counts, key=lambda e: (("C", "H").index(e) if "C" in counts and e in ("C", "H") else 2, e))
+    return " ".join(e if abs(counts[e] - 1) < 1e-6 else f"{e}{counts[e]:.4g}" for e in order)
 
 
 CRYSTAL_SYSTEMS = (

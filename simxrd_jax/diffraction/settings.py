@@ -27,6 +27,7 @@ class Accuracy:
       tail_nodes: Chebyshev nodes of the correction for the periodic Lorentzian tails.
       axial_points, axial_inner_points: quadrature points on the outer and on the inner side of the kink of the axial
         divergence function, in every sum.
+      axial_heights: quadrature points of each height where rays are inclined on both sides of the specimen, even.
       axial_frequencies: of each 64 harmonics, at how many the transform of axial divergence is computed; the others are
         interpolated. 64 is all of them.
     """
@@ -39,6 +40,7 @@ class Accuracy:
     tail_nodes: int
     axial_points: int
     axial_inner_points: int
+    axial_heights: int
     axial_frequencies: int
 
     def __post_init__(self) -> None:
@@ -55,6 +57,7 @@ TRAINING = Accuracy(
     tail_nodes=16,
     axial_points=16,
     axial_inner_points=8,
+    axial_heights=6,
     axial_frequencies=8,
 )
 REFINEMENT = Accuracy(
@@ -66,6 +69,7 @@ REFINEMENT = Accuracy(
     tail_nodes=32,
     axial_points=24,
     axial_inner_points=24,
+    axial_heights=8,
     axial_frequencies=64,
 )
 ACCURACIES = {"training": TRAINING, "refinement": REFINEMENT}

@@ -117,6 +117,11 @@ def write_instrument(
       InputError: a value has no field or is not finite, or the file cannot be written.
     """
     target = check_target(path, inputs)
+    write_together({target: instrument_text(instrument, str(target))})
+
+
+def instrument_text(instrument: InstrumentFile, source: str) -> str:
+    """The JSON of an instrument, see `write_instrument`; errors name the source."""
     radiation = instrument.radiation
     document: dict[str, Any] = {
         RADIATION: radiation.name,
@@ -126,9 +131,9 @@ def write_instrument(
     if radiation.fwhm is not None:
         document["line_fwhm"] = list(radiation.fwhm)
     for name, value in instrument.values.items():
-        _check_name(name, FIELDS, str(target))
-        document[name] = _finite(name, value, str(target))
-    write_together({target: json.dumps(document, indent=2) + "\n"})
+        _check_name(name, FIELDS, source)
+        document[name] = _finite(name, value, source)
+    return json.dumps(document, indent=2) + "\n"
 
 
 # --- Our own ---------------------------------------------------------------------------------------------------------------

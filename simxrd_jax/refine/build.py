@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,18 @@ import gemmi
 import numpy as np
 import scipy.linalg
 
+from simxrd_jax.conditions import nearest
 from simxrd_jax.constants import Radiation
 from simxrd_jax.crystal.build import make_crystal
-from simxrd_jax.crystal.constraints import CELL_NAMES, AtomMaps, atom_maps, cell_parameters, occupancy_groups, site_basis
+from simxrd_jax.crystal.constraints import (
+    CELL_NAMES,
+    AtomMaps,
+    CellBasis,
+    atom_maps,
+    cell_parameters,
+    occupancy_groups,
+    site_basis,
+)
 from simxrd_jax.crystal.reflections import make_reflections
 from simxrd_jax.crystal.structure import CrystalStructure, element_of
 from simxrd_jax.diffraction.anisotropic_strain import EXPONENTS
@@ -22,11 +32,13 @@ from simxrd_jax.phases import as_radiation
 from simxrd_jax.refine.forms import FormBasis, harmonics_basis, stephens_basis
 from simxrd_jax.refine.model import Interpolation, Layout, ModelArrays, PhaseArrays, PhaseLayout
 from simxrd_jax.refine.parameters import Kind, Parameter, ParameterTable
-from simxrd_jax.types import Background, Grid, Instrument, Specimen
+from simxrd_jax.types import Background, Crystal, Grid, Instrument, ReflectionList, Specimen
 
 # Displacement parameter of sites for which a structure states none; B = 0 would raise intensities at high angle by 11 to
 # 14 % (ZnO, CaF2). [A^2]
 DEFAULT_BISO = 0.5
+# What gives a phase its intensities.
+MODES = ("rietveld", "lebail", "pawley")
 # How far outside the range reflections are listed, and for how large a change of the cell; a refinement's list is fixed.
 MARGIN, MAX_STRAIN = 2.0, 0.01
 # Of uneven points: even points at most, and how many of them a measured point is interpolated from.
@@ -57,6 +69,8 @@ class PhaseStart:
       stephens: whether microstrain depends on direction; it then starts isotropic, and `microstrain` is no parameter.
       harmonics_order: greatest l of a texture by spherical harmonics, 0 for none.
       values: field of `Specimen` -> value. A field of OPTIONAL_SPECIMEN_FIELDS is there where it has a value.
+      mode: one of `MODES`: "rietveld" computes intensities from the sites; for "lebail" and "pawley" they are parameters, and
+        of the structure the cell, its symmetry and the absences are taken.
     """
 
     name: str
@@ -65,6 +79,7 @@ class PhaseStart:
     stephens: bool = False
     harmonics_order: int = 0
     values: dict[str, float] = dataclasses.field(default_factory=dict)
+    mode: str = "rietveld"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +120,11 @@ class Model:
     notes: tuple[str, ...]
 
 
+# How far a cell can move from where it starts: farther, lines would pass for their neighbours. Lengths as a share; [deg]
+CELL_REACH, ANGLE_REACH = 0.04, 4.0
+# Largest microstrain, and largest reciprocal grain size [1/A]: broader lines are background.
+LIMITS = {"microstrain": 0.05, "grain_size": 1.0 / 15.0}
+
 # Field of Instrument -> group, unit, kind, typical change.
 INSTRUMENT_FIELDS: dict[str, tuple[str, str, Kind, float]] = {
     "zero_shift": ("position", "deg", "linear", 0.02),
@@ -125,18 +145,17 @@ INSTRUMENT_FIELDS: dict[str, tuple[str, str, Kind, float]] = {
     "tail_fraction": ("other", "", "bounded", 1.0),
     "tail_low": ("other", "mm", "linear", 0.5),
     "tail_high": ("other", "mm", "linear", 0.5),
+    "axial_tube": ("other", "", "positive", 0.02),
+    "soller": ("other", "deg", "positive", 2.0),
 }
 # Effects that a model has only where the instrument states them.
 OPTIONAL_FIELDS = (
-    "transparency", "equatorial_divergence", "overflow_two_theta", "illuminated_length", "axial_focus", "soller_primary",
-    "soller_secondary", "slit_width", "tail_fraction", "tail_low", "tail_high",
+    "transparency", "equatorial_divergence", "overflow_two_theta", "illuminated_length", "slit_width", "axial_tube", "soller",
+    "tail_fraction", "tail_low", "tail_high",
 )  # fmt: skip
 AXIAL_FIELDS: dict[str, tuple[str, str, Kind, float]] = {
     "axial_source": ("width", "", "positive", 0.02),
     "axial_detector": ("width", "", "positive", 0.02),
-    "axial_focus": ("width", "", "positive", 0.02),
-    "soller_primary": ("width", "deg", "positive", 2.0),
-    "soller_secondary": ("width", "deg", "positive", 2.0),
 }
 SPECIMEN_FIELDS: dict[str, tuple[str, str, Kind, float]] = {
     "scale": ("scale", "", "positive", 1.0),
@@ -146,6 +165,8 @@ SPECIMEN_FIELDS: dict[str, tuple[str, str, Kind, float]] = {
     "microstrain_gauss_fraction": ("other", "", "bounded", 1.0),
     "biso": ("displacement", "A^2", "linear", 0.3),
 }
+# Fields of a phase whose intensities are parameters: its scale (held at 1), texture and overall B would be the same twice.
+WIDTH_FIELDS = ("grain_size", "size_gauss_fraction", "microstrain", "microstrain_gauss_fraction")
 TEXTURE_FIELDS: dict[str, tuple[str, str, Kind, float]] = {"march_dollase": ("texture", "", "positive", 1.0)}
 # Effects that a phase has only where its start states them. They are those of the whole specimen: where several phases state
 # one, all follow the first.
@@ -186,8 +207,13 @@ def make_model(
       dispersion: False sets f' = f'' = 0.
 
     Raises:
-      InputError: no phase, two of one name, or one without a reflection in the range.
+      InputError: no phase, two of one name, one without a reflection in the range, or of a mode that there is not.
     """
+    for phase in phases:
+        if phase.mode not in MODES:
+            raise InputError(f"{phase.name} has no mode {phase.mode!r}{nearest(phase.mode, dict.fromkeys(MODES))}")
+        if phase.mode != "rietveld" and phase.texture_axis is not None:
+            raise InputError(f"{phase.name}: free intensities hold its texture already; leave out the texture or the mode")
     if not phases:
         raise InputError("a refinement needs at least one phase; give --phase FILE.cif")
     radiation = as_radiation(radiation)
@@ -302,7 +328,8 @@ class _Phase:
 def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool) -> _Phase:
     structure, prefix = start.structure, f"phases.{start.name}"
     notes: list[str] = []
-    if not structure.has_displacement:
+    has_atoms = start.mode == "rietveld"
+    if has_atoms and not structure.has_displacement:
         structure = dataclasses.replace(structure, biso=np.full(len(structure.species), DEFAULT_BISO))
         notes.append(f"{start.name}: the structure states no displacement parameters; B = {DEFAULT_BISO:g} A^2 is taken.")
     points = np.asarray(grid.two_theta)
@@ -312,21 +339,29 @@ def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool
     if not np.any(reflections.multiplicity):
         raise InputError(f"{structure.source}: {start.name} has no reflection between {points[0]:g} and {points[-1]:g} deg")
     specimen = Specimen()
-    fields = SPECIMEN_FIELDS | {field: kind for field, kind in OPTIONAL_SPECIMEN_FIELDS.items() if field in start.values}
     known = SPECIMEN_FIELDS | TEXTURE_FIELDS | OPTIONAL_SPECIMEN_FIELDS
     unknown = [name for name in start.values if name not in known]
     if unknown:
         raise InputError(f"{start.name}: a phase has no refinable value {unknown[0]!r}; choose from {', '.join(known)}")
+    if has_atoms:
+        stated = {field: kind for field, kind in OPTIONAL_SPECIMEN_FIELDS.items() if field in start.values}
+        fields = SPECIMEN_FIELDS | stated
+    else:
+        fields = {field: SPECIMEN_FIELDS[field] for field in WIDTH_FIELDS}
     microstrain = {**SPECIMEN_START, **start.values}["microstrain"]
     if start.stephens:
-        del fields["microstrain"]
+        fields = {field: kind for field, kind in fields.items() if field != "microstrain"}
     if start.texture_axis is not None:
         fields |= TEXTURE_FIELDS
         specimen = dataclasses.replace(specimen, texture_axis=np.array(start.texture_axis, dtype=float))
     values = {field: {**_defaults(specimen, field), **SPECIMEN_START, **start.values}[field] for field in fields}
-    parameters = [_parameter(f"{prefix}.{field}", fields[field], values[field]) for field in fields]
+    parameters = [
+        dataclasses.replace(_parameter(f"{prefix}.{field}", fields[field], values[field]), limit=LIMITS.get(field, math.inf))
+        for field in fields
+    ]
     strain = stephens_basis(structure, microstrain) if start.stephens else _no_form(len(EXPONENTS))
-    harmonics = harmonics_basis(structure, start.harmonics_order) if start.harmonics_order else _no_form(0)
+    has_texture = has_atoms and start.harmonics_order > 0
+    harmonics = harmonics_basis(structure, start.harmonics_order) if has_texture else _no_form(0)
     forms = [
         Parameter(
             f"{prefix}.stephens.{name}",
@@ -348,8 +383,10 @@ def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool
     six = _six(structure.lattice)
     for name in basis.names:
         at = CELL_NAMES.index(name)
-        scale, unit = (1e-3 * six[at], "A") if at < 3 else (0.05, "deg")
-        parameters.append(Parameter(f"{prefix}.cell.{name}", float(six[at]), "cell", unit, "linear", scale))
+        scale, unit, limit = (1e-3 * six[at], "A", CELL_REACH * six[at]) if at < 3 else (0.05, "deg", ANGLE_REACH)
+        parameters.append(Parameter(f"{prefix}.cell.{name}", float(six[at]), "cell", unit, "near", scale, limit=limit))
+    if not has_atoms:
+        return _free_intensities(start, crystal, reflections, specimen, fields, basis, parameters + forms, strain)
 
     maps = atom_maps(structure)
     labels = _site_names(structure)
@@ -443,6 +480,56 @@ def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool
 
 def _no_form(coefficients: int) -> FormBasis:
     return FormBasis((), np.zeros((coefficients, 0)), np.zeros(0), np.zeros(0))
+
+
+def _free_intensities(
+    start: PhaseStart,
+    crystal: Crystal,
+    reflections: ReflectionList,
+    specimen: Specimen,
+    fields: dict[str, tuple[str, str, Kind, float]],
+    basis: CellBasis,
+    parameters: list[Parameter],
+    strain: FormBasis,
+) -> _Phase:
+    """A phase whose |F|^2 are parameters; reflections that no cell of its class tells apart share one."""
+    hkl = np.asarray(reflections.hkl)
+    names = [f"phases.{start.name}.reflections.{h}_{k}_{l}" for h, k, l in hkl]
+    # Pawley's may become negative: bounded ones have no sound uncertainty where a reflection is too weak to be seen.
+    kind: Kind = "linear" if start.mode == "pawley" else "positive"
+    parameters = parameters + [Parameter(name, 1.0, "intensity", "", kind) for name in names]
+    first = coincident(hkl, start.structure)
+    ties = [Tie(names[i], {names[j]: 1.0}) for i, j in enumerate(first) if i != j]
+    n_atom, n_species = np.shape(crystal.occupancy)
+    arrays = PhaseArrays(
+        crystal=crystal,
+        reflections=reflections,
+        cell_index=np.asarray(basis.index),
+        cell_fixed=np.asarray(basis.fixed, dtype=float),
+        coordinate_start=np.zeros(0),
+        coordinate_map=np.zeros((n_atom, 3, 0)),
+        biso_site=np.full(n_atom, -1),
+        u_map=np.zeros((n_atom, 3, 3, 0)),
+        occupancy_map=np.zeros((n_atom, n_species, 0)),
+        specimen=specimen,
+        stephens_map=strain.matrix,
+        harmonics_map=np.zeros((0, 0)),
+    )
+    layout = PhaseLayout(tuple(fields), len(basis.names), 0, 0, 0, 0, stephens=len(strain.names), reflection=len(hkl))
+    return _Phase(layout, arrays, parameters, [], ties)
+
+
+def coincident(hkl: np.ndarray, structure: CrystalStructure) -> np.ndarray:
+    """For each reflection the first one that has its d in every cell of the crystal class, as 511 has that of 333.
+
+    Two indices have one d in all of them if the sums of h_i h_j over their images under the class agree: those are what the
+    free components of the metric are multiplied with.
+    """
+    rotations = np.unique(structure.rotations, axis=0)
+    images = np.einsum("ni,rij->nrj", hkl, rotations)
+    products = np.einsum("nri,nrj->nij", images, images).reshape(len(hkl), 9)
+    _, first, which = np.unique(products, axis=0, return_index=True, return_inverse=True)
+    return first[which.ravel()]
 
 
 def _origin(structure: CrystalStructure, maps: AtomMaps) -> set[tuple[int, str]]:

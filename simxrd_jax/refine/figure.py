@@ -41,7 +41,7 @@ def draw_fit(fit: Refinement, title: str = "") -> Figure:
     bottom.set_xlabel("2θ (degrees)")
     bottom.set_xlim(float(x[0]), float(x[-1]))
     for axes in (top, ticks, bottom):
-        for first, last in _runs(~counts):
+        for first, last in runs(~counts):
             axes.axvspan(x[first], x[last], color=EXCLUDED, linewidth=0)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
@@ -63,7 +63,7 @@ def tick_places(fit: Refinement) -> dict[str, np.ndarray]:
     return found
 
 
-def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
+def runs(flags: np.ndarray) -> list[tuple[int, int]]:
     """First and last index of each run of true values."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
     return [(int(a), int(b) - 1) for a, b in edges.reshape(-1, 2)]

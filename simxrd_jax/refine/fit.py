@@ -18,21 +18,37 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 from flax import struct
-from jaxtyping import Float, Int
+from jax import lax
+from jaxtyping import Bool, Float, Int
 
 from simxrd_jax.diffraction.settings import Settings
 from simxrd_jax.errors import InputError
 from simxrd_jax.numerics import FWHM_PER_SIGMA
 from simxrd_jax.refine import statistics
 from simxrd_jax.refine.build import Model
+from simxrd_jax.refine.intensities import MIN_SEEN, partition, r_bragg, shares_of, slack
 from simxrd_jax.refine.least_squares import Solution, jacobian_of, minimise
-from simxrd_jax.refine.model import Layout, ModelArrays, Parts, background_of, parts_of
-from simxrd_jax.refine.parameters import Transforms, to_internal, to_values
+from simxrd_jax.refine.model import (
+    Layout,
+    ModelArrays,
+    Parts,
+    background_of,
+    intensity_response,
+    intensity_slices,
+    parts_of,
+)
+from simxrd_jax.refine.parameters import KINDS, Transforms, to_internal, to_values
 from simxrd_jax.refine.plans import Plan, Stage
+from simxrd_jax.refine.start import width_starts
 from simxrd_jax.types import Array, PeakList
 
 # A stage that others follow ends where a step promises less than this share of the sum of squares.
 STAGE_DROP = 3e-3
+# Of a cycle of Le Bail: turns of the partition, and of least squares at most. A stage has settled where a cycle lowers the sum
+# of squares by less than this share of it, one that others follow and the last one.
+PARTITIONS, TURNS, SETTLED, SETTLED_LAST = 8, 12, 1e-3, 1e-5
+# Columns of free intensities that are summed at once.
+BLOCK = 32
 
 
 @struct.dataclass
@@ -74,10 +90,12 @@ class Free:
     Attributes:
       peaks: those on which peaks depend.
       background: those on which the background alone depends, whose derivatives cost next to nothing.
+      intensities: |F|^2 of phases without atoms, in which the peaks are linear.
     """
 
     peaks: Int[Array, " peak_free"]
     background: Int[Array, " background_free"]
+    intensities: Int[Array, " intensity_free"]
 
 
 def values_of(u: Float[Array, " parameter"], transforms: Transforms, ties: Ties) -> Float[Array, " parameter"]:
@@ -110,8 +128,9 @@ def solve(
     Returns:
       The numbers, and the solution with `Parts` of the pattern.
     """
-    of_peaks, of_background = (jax.nn.one_hot(index, u.shape[0], dtype=u.dtype) for index in (free.peaks, free.background))
-    directions = jnp.concatenate([of_peaks, of_background])
+    kinds = (free.peaks, free.background, free.intensities)
+    of_peaks, of_background, of_intensities = (jax.nn.one_hot(index, u.shape[0], dtype=u.dtype) for index in kinds)
+    directions = jnp.concatenate([of_peaks, of_background, of_intensities])
     root = jnp.sqrt(data.weight)
     width = layout.instrument.index("caglioti_w")
 
@@ -128,11 +147,22 @@ def solve(
         values = values_of(every, transforms, ties)
         return jnp.concatenate([root * background_of(layout, arrays, values), known(values)]), None
 
+    def of_strengths(every: Float[Array, " parameter"]) -> Float[Array, "residual intensity_free"]:
+        values = values_of(every, transforms, ties)
+        response = intensity_response(layout, arrays, settings, values.at[width].add(jnp.square(data.blur)))
+
+        def column(direction: Float[Array, " parameter"]) -> Float[Array, " residual"]:
+            _, change = jax.jvp(lambda x: values_of(x, transforms, ties), (every,), (direction,))
+            return jnp.concatenate([root * response(change), restraints.matrix @ change / restraints.sigma])
+
+        return lax.map(column, of_intensities, batch_size=BLOCK).T
+
     def residuals(x: Float[Array, " free"]) -> tuple[Float[Array, " residual"], Float[Array, "residual free"], Parts]:
         every = u + directions.T @ x
         r, columns, parts = jacobian_of(weighted, every, of_peaks)
         _, more, _ = jacobian_of(of_curve, every, of_background)
-        return r, jnp.concatenate([columns, more], axis=1), parts
+        linear = [of_strengths(every)] if free.intensities.shape[0] else []
+        return r, jnp.concatenate([columns, more, *linear], axis=1), parts
 
     start = jnp.zeros(directions.shape[0], u.dtype)
     solution = minimise(residuals, start, max_iterations=max_iterations, least_drop=least_drop)
@@ -153,11 +183,38 @@ def solve_each(
     max_iterations: Int[Array, ""] | int,
     least_drop: Float[Array, ""] | float,
 ) -> tuple[Float[Array, "pattern parameter"], Solution]:
-    """`solve` for patterns at once; `transforms`, `data` and `u` have an axis of patterns."""
+    """`solve` for patterns at once; `transforms`, `restraints`, `data` and `u` have an axis of patterns."""
 
-    def one(transforms: Transforms, data: Data, u: Float[Array, " parameter"]) -> tuple[Float[Array, " parameter"], Solution]:
+    def one(
+        transforms: Transforms, restraints: Restraints, data: Data, u: Float[Array, " parameter"]
+    ) -> tuple[Float[Array, " parameter"], Solution]:
         shared = (transforms, ties, restraints, data, u, free, max_iterations, least_drop)
         return solve(layout, settings, arrays, *shared)
+
+    return jax.vmap(one)(transforms, restraints, data, u)
+
+
+@partial(jax.jit, static_argnames=("layout", "settings"))
+def partition_each(
+    layout: Layout,
+    settings: Settings,
+    arrays: ModelArrays,
+    transforms: Transforms,
+    ties: Ties,
+    data: Data,
+    u: Float[Array, "pattern parameter"],
+    held: Bool[Array, " parameter"],
+) -> Float[Array, "pattern parameter"]:
+    """The solver's numbers after `PARTITIONS` turns of `intensities.partition`; what is not an intensity is held."""
+    width = layout.instrument.index("caglioti_w")
+
+    def one(transforms: Transforms, data: Data, u: Float[Array, " parameter"]) -> Float[Array, " parameter"]:
+        def turn(_: Any, values: Float[Array, " parameter"]) -> Float[Array, " parameter"]:
+            return partition(layout, arrays, settings, values, data.observed, data.weight, held)
+
+        values = values_of(u, transforms, ties)
+        moved = lax.fori_loop(0, PARTITIONS, turn, values.at[width].add(jnp.square(data.blur)))
+        return jnp.where(held, u, to_internal(jnp.where(held, values, moved), transforms))
 
     return jax.vmap(one)(transforms, data, u)
 
@@ -189,7 +246,8 @@ class Refinement:
       covariance: of the free ones, unscaled.
       agreement: R factors.
       stages: in order.
-      weight_fractions: phase -> (share of the crystalline mass, standard uncertainty).
+      weight_fractions: phase -> (share of the mass of the phases with atoms, standard uncertainty); NaN of those without.
+      r_bragg: phase -> R_Bragg, see `intensities.r_bragg`.
       converged: of the last stage.
       seconds: of the fit, compilation included.
       warnings: one sentence each.
@@ -210,6 +268,7 @@ class Refinement:
     agreement: statistics.Agreement
     stages: tuple[StageResult, ...]
     weight_fractions: dict[str, tuple[float, float]]
+    r_bragg: dict[str, float]
     converged: bool
     seconds: float
     warnings: tuple[str, ...]
@@ -277,12 +336,21 @@ def refine_many(
         if not any(len(free) for free in frees):
             raise InputError("no parameter is free; free at least one, as with --free '@scale'")
         ties = tie_arrays(model)
-        values = linear_starts(model, [model.table.values(s) for s in starts], weighted, [set(s) for s in starts], frees)
+        freed = {model.table.names[i] for free in frees for i in free}
+        values = [
+            width_starts(model, model.table.values(s), y, w, set(s), freed) for s, (y, w) in zip(starts, weighted, strict=True)
+        ]
+        values = linear_starts(model, values, weighted, [set(s) for s in starts], frees)
         transforms = jax.tree.map(lambda *rows: np.stack(rows), *(scaled_transforms(model, v) for v in values))
-        u, solution, stages = _run(model, plan, frees, weighted, transforms, ties, values, say)
-        places = _places(_padded(model, frees, frees[-1]), frees[-1])
+        u, solution, stages, free = _run(model, plan, frees, weighted, transforms, ties, values, say)
+        faint = [
+            f"{name} gives less than {100 * plan.stages[-1].least_share:g} % of the peaks' area; its cell, widths and sites "
+            "were not refined any further."
+            for name in faint_phases(model, solution.parts, plan.stages[-1].least_share)
+        ]
+        places = _places(_padded(model, frees, free), free)
         seconds = time.perf_counter() - began
-        return [
+        fits = [
             _finished(
                 model,
                 *weighted[i],
@@ -290,13 +358,15 @@ def refine_many(
                 jax.tree.map(lambda a, i=i: a[i], transforms),
                 ties,
                 jax.tree.map(lambda a, i=i: np.asarray(a[i]), solution),
-                frees[-1],
+                free,
                 places,
+                partitioned(model, plan.stages[-1]),
                 stages[i],
                 seconds,
             )
             for i in range(len(observed))
         ]
+        return [dataclasses.replace(fit, warnings=(*fit.warnings, *faint)) for fit in fits]
 
 
 def _run(
@@ -308,21 +378,33 @@ def _run(
     ties: Ties,
     values: Float[np.ndarray, "pattern parameter"],
     say: Callable[[str], None],
-) -> tuple[Float[np.ndarray, "pattern parameter"], Solution, list[tuple[StageResult, ...]]]:
-    """The stages of a plan on all patterns."""
+) -> tuple[Float[np.ndarray, "pattern parameter"], Solution, list[tuple[StageResult, ...]], np.ndarray]:
+    """The stages of a plan on all patterns; the last value is what was free in the last stage."""
     two_theta = np.asarray(model.arrays.two_theta)
     count, size = values.shape
     weight = np.stack([w for _, w in weighted])
     u = np.asarray(_internal(values, transforms))
     results: list[list[StageResult]] = [[] for _ in range(count)]
     solution: Any = None
+    free = frees[-1]
     for i, (stage, free) in enumerate(zip(plan.stages, frees, strict=True)):
         smooth = np.stack([blurred(two_theta, y, w, stage.blur) for y, w in weighted])
         data = Data(smooth, weight, np.full(count, stage.blur))
-        least_drop = 1e-13 if i == len(plan.stages) - 1 else STAGE_DROP
-        shared = (model.layout, model.settings, model.arrays, transforms, ties, _no_restraints(size), data)
-        u, solution = solve_each(*shared, _inside(u, free), _padded(model, frees, free), stage.max_iterations, least_drop)
-        u, solution = np.asarray(u), jax.tree.map(np.asarray, solution)
+        is_last = i == len(plan.stages) - 1
+        if solution is not None:
+            free = free[~_of_phases(model, faint_phases(model, solution.parts, stage.least_share))[free]]
+        known = _no_restraints(count, size)
+        if _is_intensity(model)[free].any():
+            known, free = _slack(model, free, u, transforms, ties, data)
+        shared = (model.layout, model.settings, model.arrays, transforms, ties, known, data)
+        padded = _padded(model, frees, free)
+        held = ~partitioned(model, stage)
+        if held.all():
+            least_drop = 1e-13 if is_last else STAGE_DROP
+            u, solution = solve_each(*shared, _inside(u, free, transforms), padded, stage.max_iterations, least_drop)
+            u, solution = np.asarray(u), jax.tree.map(np.asarray, solution)
+        else:
+            u, solution = _in_turns(shared, stage, u, free, padded, held, SETTLED_LAST if is_last else SETTLED)
         rwp = np.sqrt(solution.cost / np.sum(weight * smooth**2, axis=1))
         for k in range(count):
             results[k].append(
@@ -331,7 +413,73 @@ def _run(
         turns = f"{int(np.max(solution.iterations))} iterations"
         said = f"Rwp {100 * float(np.median(rwp)):.2f} %" + (f" (median of {count})" if count > 1 else "")
         say(f"{stage.name}: {len(free)} free, {said}, {turns}")
-    return u, solution, [tuple(r) for r in results]
+    return u, solution, [tuple(r) for r in results], free
+
+
+def faint_phases(model: Model, parts: Parts, least_share: float) -> list[str]:
+    """Phases that give less than a share of the peaks' area in every pattern."""
+    area = np.asarray(parts.peaks).sum(axis=-1)
+    share = np.max(area / np.maximum(area.sum(axis=-1, keepdims=True), 1e-300), axis=0)
+    return [phase.name for phase, part in zip(model.phases, share, strict=True) if part < least_share]
+
+
+def _of_phases(model: Model, names: Sequence[str]) -> Bool[np.ndarray, " parameter"]:
+    """Which parameters belong to some phases, their scales apart."""
+    prefixes = tuple(f"phases.{name}." for name in names)
+    return np.array([p.name.startswith(prefixes) and p.group != "scale" for p in model.table.parameters])
+
+
+def _in_turns(
+    shared: tuple[Any, ...],
+    stage: Stage,
+    u: Float[np.ndarray, "pattern parameter"],
+    free: np.ndarray,
+    padded: Free,
+    held: Bool[np.ndarray, " parameter"],
+    tolerance: float,
+) -> tuple[Float[np.ndarray, "pattern parameter"], Solution]:
+    """A stage of Le Bail: partitions with all else held, then least squares with the intensities held, until both settle."""
+    *model, transforms, ties, _, data = shared
+    settled = np.zeros(len(u), dtype=bool)
+    turns = np.zeros(len(u), dtype=int)
+    solution: Any = None
+    for _ in range(stage.cycles):
+        moved = np.asarray(partition_each(*model, transforms, ties, data, u, held))
+        moved, found = solve_each(*shared, _inside(moved, free, transforms), padded, TURNS, 0.1 * tolerance)
+        moved, found = np.asarray(moved), jax.tree.map(np.asarray, found)
+        before = np.inf if solution is None else solution.cost
+        turns += np.where(settled, 0, found.iterations)
+        # A pattern that has settled stays, so that it gets the numbers that it would get alone.
+        keep = lambda old, new, done=settled: np.where(done.reshape(-1, *[1] * (new.ndim - 1)), old, new)  # noqa: E731
+        u = keep(u, moved)
+        solution = found if solution is None else jax.tree.map(keep, solution, found)
+        settled = settled | ~np.isfinite(solution.cost) | (before - solution.cost < tolerance * solution.cost)
+        if settled.all():
+            break
+    return u, dataclasses.replace(solution, iterations=turns, converged=settled & np.isfinite(solution.cost))
+
+
+def _slack(
+    model: Model, free: np.ndarray, u: Float[np.ndarray, "pattern parameter"], transforms: Transforms, ties: Ties, data: Data
+) -> tuple[Restraints, np.ndarray]:
+    """Constraints of free intensities in each pattern, and what is free without the reflections that no pattern shows."""
+    is_free = np.isin(np.arange(len(model.table)), free)
+    is_seen = np.zeros(len(model.table), dtype=bool)
+    made = []
+    for k in range(len(u)):
+        values, _ = _values_and_slopes(u[k], jax.tree.map(lambda a, k=k: a[k], transforms), ties)
+        values = np.asarray(values)
+        found = shares_of(model.layout, model.arrays, model.settings, values, data.observed[k], data.weight[k])
+        rows = []
+        for part, place in zip(found, intensity_slices(model.layout), strict=True):
+            if is_free[place].any():
+                matrix, target, sigma = slack(part, values[place], is_free[place])
+                wide = np.zeros((len(target), len(values)))
+                wide[:, place] = matrix
+                rows.append((wide, target, sigma))
+                is_seen[place] |= np.asarray(part.seen) >= MIN_SEEN
+        made.append(Restraints(*(np.concatenate(parts) for parts in zip(*rows, strict=True))))
+    return jax.tree.map(lambda *rows: np.stack(rows), *made), free[~_is_intensity(model)[free] | is_seen[free]]
 
 
 def _finished(
@@ -344,6 +492,7 @@ def _finished(
     solution: Solution,
     free: np.ndarray,
     places: np.ndarray,
+    shared_out: Bool[np.ndarray, " parameter"],
     stages: tuple[StageResult, ...],
     seconds: float,
 ) -> Refinement:
@@ -352,7 +501,12 @@ def _finished(
     parts: Parts = solution.parts
     peaks, curve = parts.peaks, parts.background
     calculated = peaks.sum(axis=0) + curve
-    found = statistics.agreement(observed, calculated, curve, weight, len(free))
+    shown = shares_of(model.layout, model.arrays, model.settings, values, observed, weight)
+    # Intensities that a partition has found are fitted too, those of coincident reflections once.
+    counts = shared_out & (np.asarray(ties.matrix).diagonal() != 0)
+    for part, place in zip(shown, intensity_slices(model.layout), strict=True):
+        counts[place] &= np.asarray(part.seen)[: place.stop - place.start] >= MIN_SEEN
+    found = statistics.agreement(observed, calculated, curve, weight, len(free) + int(np.sum(counts)))
     # From the solver's numbers to values: d p/d u on either side.
     safe = np.where(slope[free] != 0, slope[free], 1.0)
     certainty = statistics.uncertainty(solution.normal[np.ix_(places, places)] / safe / safe[:, None])
@@ -360,6 +514,7 @@ def _finished(
     variance = np.einsum("pi,ij,pj->p", spread, certainty.covariance, spread)
     errors = found.gof * np.sqrt(np.maximum(variance, 0.0))
     errors[free[certainty.undetermined]] = np.nan
+    errors[shared_out] = np.nan
     names = [model.table.names[i] for i in free]
     warnings = _warnings(model, values, free, certainty, names, bool(solution.converged), found)
     return Refinement(
@@ -378,6 +533,7 @@ def _finished(
         agreement=found,
         stages=stages,
         weight_fractions=_fractions(model, values, free, certainty.covariance * found.gof**2, parts),
+        r_bragg={phase.name: r_bragg(part) for phase, part in zip(model.phases, shown, strict=True)},
         converged=bool(solution.converged),
         seconds=seconds,
         warnings=(*model.notes, *warnings),
@@ -396,8 +552,8 @@ def _values_and_slopes(u: Float[Array, " parameter"], transforms: Transforms, ti
     return values_of(u, transforms, ties), slope
 
 
-def _no_restraints(size: int) -> Restraints:
-    return Restraints(np.zeros((0, size)), np.zeros(0), np.ones(0))
+def _no_restraints(count: int, size: int) -> Restraints:
+    return Restraints(np.zeros((count, 0, size)), np.zeros((count, 0)), np.ones((count, 0)))
 
 
 def _weighted(
@@ -430,6 +586,19 @@ def stage_indices(model: Model, stage: Stage) -> np.ndarray:
     return np.flatnonzero(chosen).astype(np.int32)
 
 
+def partitioned(model: Model, stage: Stage) -> Bool[np.ndarray, " parameter"]:
+    """Intensities that Le Bail's partition finds in a stage: those that it neither frees nor fixes."""
+    chosen = _is_intensity(model)
+    for patterns in (stage.free, stage.fixed):
+        if patterns:
+            chosen &= ~model.table.matching(patterns)
+    return chosen
+
+
+def _is_intensity(model: Model) -> Bool[np.ndarray, " parameter"]:
+    return np.array([p.group == "intensity" for p in model.table.parameters])
+
+
 def _is_background(model: Model) -> np.ndarray:
     """Of which parameters the background alone depends, ties included."""
     found = np.array([name.startswith("background.") for name in model.table.names])
@@ -440,19 +609,24 @@ def _is_background(model: Model) -> np.ndarray:
 
 
 def _padded(model: Model, frees: Sequence[np.ndarray], free: np.ndarray) -> Free:
-    """The free parameters of a stage, filled up to what the largest stage of a plan needs."""
-    is_background = _is_background(model)
+    """The free parameters of a stage, filled up to what the largest stage of a plan needs.
+
+    Stages with free intensities are a program of their own: the others would carry its hundreds of columns.
+    """
+    kind = np.where(_is_intensity(model), 2, _is_background(model).astype(int))
     padded = []
-    for kind in (False, True):
-        mine = free[is_background[free] == kind]
-        capacity = max(1, *(int(np.sum(is_background[other] == kind)) for other in frees))
+    for wanted, least in ((0, 1), (1, 1), (2, 0)):
+        mine = free[kind[free] == wanted]
+        capacity = max(least, *(int(np.sum(kind[other] == wanted)) for other in frees))
+        if wanted == 2 and len(mine) == 0:
+            capacity = 0
         padded.append(np.concatenate([mine, np.full(capacity - len(mine), len(model.table))]).astype(np.int32))
     return Free(*padded)
 
 
 def _places(free: Free, wanted: np.ndarray) -> np.ndarray:
     """Where the wanted parameters stand among the solution's numbers."""
-    order = {int(index): place for place, index in enumerate([*free.peaks, *free.background])}
+    order = {int(index): place for place, index in enumerate([*free.peaks, *free.background, *free.intensities])}
     return np.array([order[int(index)] for index in wanted], dtype=int)
 
 
@@ -468,10 +642,14 @@ def tie_arrays(model: Model) -> Ties:
 
 
 def scaled_transforms(model: Model, values: np.ndarray) -> Transforms:
-    """Transforms whose scale factors have the size of their start values."""
+    """Transforms whose scale factors have the size of their start values, and intensities that of their phase's mean."""
     transforms = model.table.transforms(values)
     is_scale = np.array([p.group == "scale" for p in model.table.parameters])
-    return dataclasses.replace(transforms, scale=np.where(is_scale, values, transforms.scale))
+    scale = np.where(is_scale, values, transforms.scale)
+    for place in intensity_slices(model.layout):
+        if place.start < place.stop:
+            scale[place] = np.mean(np.abs(values[place]))
+    return dataclasses.replace(transforms, scale=scale)
 
 
 def linear_starts(
@@ -483,6 +661,8 @@ def linear_starts(
 ) -> Float[np.ndarray, "pattern parameter"]:
     """Scale factors and Chebyshev coefficients that fit best with all else as it is; those that are given stay.
 
+    Intensities that are parameters start equal, so that their phase has a scale factor too.
+
     Args:
       model: of all patterns.
       values: of each pattern.
@@ -491,14 +671,19 @@ def linear_starts(
       frees: of the plan's stages: the peaks come from the same program as the fit.
     """
     table, size = model.table, len(model.table)
-    scales = [i for i, p in enumerate(table.parameters) if p.group == "scale"]
+    # What scales each phase: one parameter, or all its intensities.
+    scales = [
+        [table.index(f"phases.{phase.name}.scale")] if place.start == place.stop else list(range(place.start, place.stop))
+        for phase, place in zip(model.phases, intensity_slices(model.layout), strict=True)
+    ]
+    every = list(itertools.chain(*scales))
     terms = [i for i, name in enumerate(table.names) if name.startswith("background.chebyshev.")]
     ones = np.stack(values)
-    ones[:, scales] = 1.0
+    ones[:, every] = 1.0
     ones[:, terms] = 0.0
     transforms = jax.tree.map(lambda *rows: np.stack(rows), *(table.transforms(row) for row in ones))
     data = Data(np.stack([y for y, _ in weighted]), np.stack([w for _, w in weighted]), np.zeros(len(ones)))
-    shared = (model.layout, model.settings, model.arrays, transforms, tie_arrays(model), _no_restraints(size), data)
+    shared = (model.layout, model.settings, model.arrays, transforms, tie_arrays(model), _no_restraints(len(ones), size), data)
     none = _padded(model, frees, np.zeros(0, dtype=np.int32))
     _, solution = solve_each(*shared, _internal(ones, transforms), none, 1, 1.0)
     two_theta = np.asarray(model.arrays.two_theta)
@@ -506,7 +691,7 @@ def linear_starts(
     basis = np.polynomial.chebyshev.chebvander(x, len(terms) - 1)
     started = np.stack(values)
     for i, (observed, weight) in enumerate(weighted):
-        if any(table.names[k] in given[i] for k in (*scales, *terms)):
+        if any(table.names[k] in given[i] for k in (*every, *terms)):
             continue
         peaks = np.asarray(solution.parts.peaks[i])
         columns = np.concatenate([peaks.T, basis], axis=1) * np.sqrt(weight)[:, None]
@@ -515,7 +700,8 @@ def linear_starts(
         fitted = scipy.optimize.lsq_linear(columns / length, observed * np.sqrt(weight), (lower, np.inf)).x / length
         # A phase that seems absent starts with a hundredth of what would explain all: a scale of 0 would stay there.
         whole = observed.max() / np.maximum(peaks.max(axis=1), 1e-300)
-        started[i, scales] = np.maximum(fitted[: len(scales)], 1e-2 * whole)
+        for place, share, least in zip(scales, fitted, 1e-2 * whole, strict=False):
+            started[i, place] = max(share, least)
         started[i, terms] = fitted[len(scales) :]
     return started
 
@@ -537,26 +723,31 @@ def blurred(two_theta: np.ndarray, observed: np.ndarray, weight: np.ndarray, fwh
     return made
 
 
-def _inside(u: np.ndarray, free: np.ndarray) -> np.ndarray:
+def _inside(u: np.ndarray, free: np.ndarray, transforms: Transforms) -> np.ndarray:
     """Numbers of parameters that become free, brought in from a bound, where they would have no derivative."""
     u = np.array(u)
-    u[..., free] = np.clip(u[..., free], -6.0, None)
+    has_bound = np.asarray(transforms.kind)[..., free] != KINDS.index("linear")
+    u[..., free] = np.where(has_bound, np.clip(u[..., free], -6.0, None), u[..., free])
     return u
 
 
 def _fractions(
     model: Model, values: np.ndarray, free: np.ndarray, covariance: np.ndarray, parts: Parts
 ) -> dict[str, tuple[float, float]]:
-    """Weight fractions with uncertainties propagated from the scale factors."""
-    names = [phase.name for phase in model.phases]
+    """Weight fractions with uncertainties propagated from the scale factors; NaN of phases without atoms."""
+    has_atoms = np.array([phase.mode == "rietveld" for phase in model.phases])
+    names = [phase.name for phase in itertools.compress(model.phases, has_atoms)]
+    unknown = {phase.name: (float("nan"), float("nan")) for phase in model.phases}
+    if not names:
+        return unknown
     at = [model.table.index(f"phases.{name}.scale") for name in names]
     place = {int(i): k for k, i in enumerate(free)}
     block = np.zeros((len(at), len(at)))
     for (a, i), (b, j) in itertools.product(enumerate(at), repeat=2):
         if i in place and j in place:
             block[a, b] = covariance[place[i], place[j]]
-    share, sigma = statistics.weight_fractions(values[at], block, np.asarray(parts.mass), np.asarray(parts.volume))
-    return {name: (float(w), float(s)) for name, w, s in zip(names, share, sigma, strict=True)}
+    share, sigma = statistics.weight_fractions(values[at], block, parts.mass[has_atoms], parts.volume[has_atoms])
+    return unknown | {name: (float(w), float(s)) for name, w, s in zip(names, share, sigma, strict=True)}
 
 
 def _warnings(
@@ -574,8 +765,19 @@ def _warnings(
     lost = [name for name, is_lost in zip(names, certainty.undetermined, strict=True) if is_lost]
     if lost:
         said.append(f"The data do not determine {', '.join(lost)}; fix one of them.")
+    overlapped = 0
     for first, second, correlation in statistics.high_correlations(certainty.covariance, names):
-        said.append(f"{first} and {second} are correlated by {correlation:.3f}.")
+        if ".reflections." in first and ".reflections." in second:
+            overlapped += 1
+        else:
+            said.append(f"{first} and {second} are correlated by {correlation:.3f}.")
+    if overlapped:
+        said.append(f"{overlapped} pairs of reflections overlap so far that their intensities are correlated beyond 0.95.")
+    without = [phase.name for phase in model.phases if phase.mode != "rietveld"]
+    if without and len(model.phases) > 1:
+        said.append(
+            f"Free intensities tell no amount of {', '.join(without)}: weight fractions are shares of the other phases."
+        )
     at_bound = model.table.at_bound(values)
     for i in free:
         if at_bound[i]:

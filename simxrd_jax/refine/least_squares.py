@@ -2,7 +2,8 @@
 
 Each turn computes residuals and Jacobian of a trial point together, so that the model stands once in the compiled program: a
 turn whose step is refused has computed a Jacobian in vain, which costs less than compiling the model a second time.
-Parameters that are not free, or that the residuals do not depend on, have zero columns and stay where they are.
+Parameters that are not free, or that the residuals do not depend on, have columns of zeros (or of rounding) and stay where
+they are.
 
 Reference: Marquardt (1963), SIAM J. Appl. Math. 11, 431; the damping's rule is Nielsen's (1999), IMM-REP-1999-05.
 """
@@ -26,6 +27,9 @@ FIRST_DAMPING = 1e-3  # of columns scaled to length 1
 MAX_DAMPING = 1e12
 # A pivot of the scaled normal matrix below this is rounding, and its direction not determined.
 RANK_TOLERANCE = 1e-13
+# A column this short beside the longest is rounding, and its parameter not seen: March's r of a cubic phase at r = 1, whose
+# derivative vanishes for every reflection, leaves 1e-16. A step along it would be without bound.
+UNSEEN = 1e-12
 
 
 @struct.dataclass
@@ -160,7 +164,7 @@ def _step(
 ) -> tuple[Float[Array, " parameter"], Float[Array, ""], Float[Array, ""]]:
     """The damped step, the drop that it promises, and the drop that the undamped one would."""
     length = jnp.sqrt(jnp.diagonal(normal))
-    is_free = length > 0
+    is_free = length > UNSEEN * jnp.max(length)
     length = jnp.where(is_free, length, 1.0)
     scaled = normal / length / length[:, None] * is_free * is_free[:, None]
     scaled = scaled + jnp.diag(jnp.where(is_free, 0.0, 1.0))

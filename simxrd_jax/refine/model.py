@@ -8,7 +8,7 @@ parameters and every pattern of the same shape.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +34,7 @@ class PhaseLayout:
     Attributes:
       specimen: fields of `Specimen`.
       cell, coordinate, biso, u_aniso, occupancy, stephens, harmonics: counts.
+      reflection: |F|^2 that stand in place of atoms, one for each unique reflection; 0 for a phase with atoms.
     """
 
     specimen: tuple[str, ...]
@@ -44,12 +45,13 @@ class PhaseLayout:
     occupancy: int
     stephens: int = 0
     harmonics: int = 0
+    reflection: int = 0
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Of each kind, in order."""
-        sites = (self.cell, self.coordinate, self.biso, self.u_aniso, self.occupancy)
-        return (len(self.specimen), *sites, self.stephens, self.harmonics)
+        """Values of each kind."""
+        sites = (self.coordinate, self.biso, self.u_aniso, self.occupancy)
+        return (len(self.specimen), self.cell, *sites, self.stephens, self.harmonics, self.reflection)
 
     @property
     def size(self) -> int:
@@ -177,7 +179,7 @@ def build_phases(layout: Layout, arrays: ModelArrays, values: Float[Array, " par
 
 def _build_phase(layout: PhaseLayout, fixed: PhaseArrays, values: Float[Array, " parameter"]) -> Phase:
     parts = jnp.split(values, np.cumsum(layout.counts)[:-1])
-    conditions, cell, coordinates, biso, u_aniso, occupancy, stephens, harmonics = parts
+    conditions, cell, coordinates, biso, u_aniso, occupancy, stephens, harmonics, f_squared = parts
     crystal = dataclasses.replace(
         fixed.crystal,
         lattice=lattice_of(cell, fixed.cell_index, fixed.cell_fixed),
@@ -194,7 +196,14 @@ def _build_phase(layout: PhaseLayout, fixed: PhaseArrays, values: Float[Array, "
         specimen = dataclasses.replace(specimen, stephens=fixed.stephens_map @ stephens)
     if layout.harmonics:
         specimen = dataclasses.replace(specimen, harmonics=fixed.harmonics_map @ harmonics)
-    return Phase(crystal=crystal, reflections=fixed.reflections, specimen=specimen)
+    known = f_squared if layout.reflection else None
+    return Phase(crystal=crystal, reflections=fixed.reflections, specimen=specimen, f_squared=known)
+
+
+def intensity_slices(layout: Layout) -> tuple[slice, ...]:
+    """Where in the vector each phase's |F|^2 stand; an empty slice for a phase with atoms."""
+    ends = layout.size - sum(p.size for p in layout.phases) + np.cumsum([p.size for p in layout.phases])
+    return tuple(slice(int(end) - p.reflection, int(end)) for end, p in zip(ends, layout.phases, strict=True))
 
 
 def lattice_of(free: Float[Array, " cell"], index: Int[Array, "6"], fixed: Float[Array, "6"]) -> Float[Array, "3 3"]:
@@ -226,17 +235,45 @@ def parts_of(layout: Layout, arrays: ModelArrays, settings: Settings, values: Fl
     instrument = build_instrument(layout, arrays, values)
     phases = build_phases(layout, arrays, values)
     lists = tuple(peak_list(p.crystal, p.reflections, p.specimen, instrument, p.f_squared) for p in phases)
-    peaks = summed_peaks(lists, [p.specimen for p in phases], instrument, arrays.grid, settings)
-    if arrays.interpolation is not None:
-        place = arrays.interpolation.first[:, None] + jnp.arange(arrays.interpolation.weight.shape[1])
-        peaks = jnp.sum(peaks[:, place] * arrays.interpolation.weight, axis=-1)
     return Parts(
-        peaks=peaks,
+        peaks=peaks_at_points(lists, phases, instrument, arrays, settings),
         background=background_of(layout, arrays, values),
         peak_lists=lists,
         mass=jnp.stack([cell_mass(p.crystal) for p in phases]),
         volume=jnp.stack([jnp.abs(jnp.linalg.det(p.crystal.lattice)) for p in phases]),
     )
+
+
+def peaks_at_points(
+    lists: Sequence[PeakList], phases: Sequence[Phase], instrument: Instrument, arrays: ModelArrays, settings: Settings
+) -> Float[Array, "phase point"]:
+    """The pattern of each phase at the measured points; linear in the intensities of the lists."""
+    peaks = summed_peaks(lists, [p.specimen for p in phases], instrument, arrays.grid, settings)
+    if arrays.interpolation is not None:
+        place = arrays.interpolation.first[:, None] + jnp.arange(arrays.interpolation.weight.shape[1])
+        peaks = jnp.sum(peaks[:, place] * arrays.interpolation.weight, axis=-1)
+    return peaks
+
+
+def intensity_response(
+    layout: Layout, arrays: ModelArrays, settings: Settings, values: Float[Array, " parameter"]
+) -> Callable[[Float[Array, " parameter"]], Float[Array, " point"]]:
+    """The derivative of the pattern along changes of the values that are |F|^2; the peaks are linear in them."""
+    instrument = build_instrument(layout, arrays, values)
+    phases = build_phases(layout, arrays, values)
+    units = []
+    for phase in phases:
+        one = None if phase.f_squared is None else jnp.ones_like(phase.f_squared)
+        units.append(peak_list(phase.crystal, phase.reflections, phase.specimen, instrument, one))
+
+    def response(change: Float[Array, " parameter"]) -> Float[Array, " point"]:
+        lists = [
+            dataclasses.replace(unit, intensity=unit.intensity * (change[place] if place.start < place.stop else 0.0))
+            for unit, place in zip(units, intensity_slices(layout), strict=True)
+        ]
+        return jnp.sum(peaks_at_points(lists, phases, instrument, arrays, settings), axis=0)
+
+    return response
 
 
 # Fields of a specimen that broaden peaks.

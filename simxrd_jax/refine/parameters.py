@@ -10,6 +10,9 @@ monotonic function of u that keeps to the bounds. The kinds:
     positive  p = scale softplus(u)
     inverse   p = 1/(scale softplus(u)); a grain size, whose broadening goes as 1/D
     bounded   p = lower + (upper - lower) sigmoid(u)
+    near      p = p0 + limit tanh(scale u/limit); a cell, which a phase that is not there would lose
+
+A positive or inverse parameter with a limit has limit tanh(scale softplus(u)/limit) in place of scale softplus(u).
 """
 
 from __future__ import annotations
@@ -30,10 +33,11 @@ from simxrd_jax.conditions import nearest
 from simxrd_jax.errors import InputError
 from simxrd_jax.types import Array
 
-Kind = Literal["linear", "positive", "inverse", "bounded"]
-KINDS: tuple[Kind, ...] = ("linear", "positive", "inverse", "bounded")
+Kind = Literal["linear", "positive", "inverse", "bounded", "near"]
+KINDS: tuple[Kind, ...] = ("linear", "positive", "inverse", "bounded", "near")
 # A value this close to its bound, as a share of the kind's scale, counts as at it: softplus and sigmoid reach no bound.
 AT_BOUND = 1e-3
+AT_LIMIT = 0.9  # share of a limit from which on a value counts as at it; so far out the tanh is nearly flat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +48,12 @@ class Parameter:
       name: its place in the model.
       value: at the start.
       group: parameters that a stage frees together: "scale", "background", "position", "cell", "width", "texture",
-        "coordinate", "displacement", "occupancy", "other".
+        "coordinate", "displacement", "occupancy", "intensity", "other".
       unit: of the value, "" for a pure number.
       kind: how the value stays within its bounds, see the module.
       scale: a typical change (for "inverse", of the reciprocal).
       lower, upper: bounds of "bounded".
+      limit: largest value of "positive", largest reciprocal of "inverse", largest distance from the start of "near".
     """
 
     name: str
@@ -59,6 +64,7 @@ class Parameter:
     scale: float = 1.0
     lower: float = -math.inf
     upper: float = math.inf
+    limit: float = math.inf
 
 
 @struct.dataclass
@@ -67,9 +73,10 @@ class Transforms:
 
     Attributes:
       kind: index into `KINDS`.
-      origin: value at u = 0 of the kind "linear".
+      origin: value at u = 0 of the kinds "linear" and "near".
       scale: see `Parameter`.
       lower, upper: bounds of "bounded", 0 and 1 for the others.
+      limit: see `Parameter`.
     """
 
     kind: Int[Array, " parameter"]
@@ -77,6 +84,7 @@ class Transforms:
     scale: Float[Array, " parameter"]
     lower: Float[Array, " parameter"]
     upper: Float[Array, " parameter"]
+    limit: Float[Array, " parameter"]
 
 
 class ParameterTable:
@@ -154,6 +162,7 @@ class ParameterTable:
             scale=np.array([p.scale for p in self.parameters]),
             lower=np.where(bounded, [p.lower for p in self.parameters], 0.0),
             upper=np.where(bounded, [p.upper for p in self.parameters], 1.0),
+            limit=np.array([p.limit for p in self.parameters]),
         )
 
     def at_bound(self, values: Float[np.ndarray, " parameter"]) -> Bool[np.ndarray, " parameter"]:
@@ -161,9 +170,11 @@ class ParameterTable:
         found = np.zeros(len(self), dtype=bool)
         for i, p in enumerate(self.parameters):
             if p.kind == "positive":
-                found[i] = values[i] < AT_BOUND * p.scale
+                found[i] = values[i] < AT_BOUND * p.scale or values[i] > AT_LIMIT * p.limit
             elif p.kind == "inverse":
-                found[i] = 1.0 / values[i] < AT_BOUND * p.scale
+                found[i] = 1.0 / values[i] < AT_BOUND * p.scale or 1.0 / values[i] > AT_LIMIT * p.limit
+            elif p.kind == "near":
+                found[i] = abs(values[i] - p.value) > AT_LIMIT * p.limit
             elif p.kind == "bounded":
                 found[i] = min(values[i] - p.lower, p.upper - values[i]) < AT_BOUND * (p.upper - p.lower)
         return found
@@ -185,12 +196,26 @@ def _check_value(parameter: Parameter, value: float) -> None:
 def to_values(u: Float[Array, " parameter"], transforms: Transforms) -> Float[Array, " parameter"]:
     """Physical values of the solver's numbers."""
     t = transforms
-    soft = t.scale * jax.nn.softplus(u)
+    soft = _limited(t.scale * jax.nn.softplus(u), t.limit)
     return jnp.select(
-        [t.kind == 0, t.kind == 1, t.kind == 2],
-        [t.origin + t.scale * u, soft, 1.0 / soft],
+        [t.kind == 0, t.kind == 1, t.kind == 2, t.kind == 4],
+        [t.origin + t.scale * u, soft, 1.0 / soft, t.origin + _limited(t.scale * u, t.limit)],
         t.lower + (t.upper - t.lower) * jax.nn.sigmoid(u),
     )
+
+
+def _limited(x: Float[Array, " parameter"], limit: Float[Array, " parameter"]) -> Float[Array, " parameter"]:
+    """limit tanh(x/limit), or x where there is no limit."""
+    finite = jnp.isfinite(limit)
+    safe = jnp.where(finite, limit, 1.0)
+    return jnp.where(finite, safe * jnp.tanh(x / safe), x)
+
+
+def _unlimited(x: Float[Array, " parameter"], limit: Float[Array, " parameter"]) -> Float[Array, " parameter"]:
+    """Inverse of `_limited`; values at or beyond the limit come from just below it."""
+    finite = jnp.isfinite(limit)
+    safe = jnp.where(finite, limit, 1.0)
+    return jnp.where(finite, safe * jnp.arctanh(jnp.clip(jnp.where(finite, x / safe, 0.0), -0.999, 0.999)), x)
 
 
 def to_internal(values: Float[Array, " parameter"], transforms: Transforms) -> Float[Array, " parameter"]:
@@ -198,10 +223,10 @@ def to_internal(values: Float[Array, " parameter"], transforms: Transforms) -> F
     t = transforms
     # Each branch gets an argument that it can take, so that those not selected make no NaN.
     positive = jnp.where(t.kind == 2, jnp.where(t.kind == 2, values, 1.0) ** -1, values)
-    soft = jnp.where((t.kind == 1) | (t.kind == 2), positive / t.scale, 1.0)
+    soft = jnp.where((t.kind == 1) | (t.kind == 2), _unlimited(positive, t.limit) / t.scale, 1.0)
     share = jnp.where(t.kind == 3, (values - t.lower) / (t.upper - t.lower), 0.5)
     return jnp.select(
-        [t.kind == 0, (t.kind == 1) | (t.kind == 2)],
-        [(values - t.origin) / t.scale, soft + jnp.log(-jnp.expm1(-soft))],
+        [t.kind == 0, (t.kind == 1) | (t.kind == 2), t.kind == 4],
+        [(values - t.origin) / t.scale, soft + jnp.log(-jnp.expm1(-soft)), _unlimited(values - t.origin, t.limit) / t.scale],
         jnp.log(share) - jnp.log1p(-share),
     )

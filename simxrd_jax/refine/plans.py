@@ -27,6 +27,9 @@ class Stage:
       blur: FWHM of a Gaussian with which pattern and model are folded, so that lines farther apart than their widths find each
         other; 0 for none. [deg]
       max_iterations: turns at most.
+      least_share: of the area of all peaks; a phase that gave less in the stage before keeps all but its scale.
+      cycles: of a model with intensities that are neither free nor fixed, how often at most Le Bail's partition and least
+        squares follow each other.
     """
 
     name: str
@@ -34,6 +37,8 @@ class Stage:
     fixed: tuple[str, ...] = ()
     blur: float = 0.0
     max_iterations: int = 30
+    least_share: float = 0.0
+    cycles: int = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +62,18 @@ def cumulative(name: str, steps: dict[str, tuple[str, ...]], max_iterations: int
 # Widths of the Gaussians with which the first stages fold pattern and model: a line at 60 deg of a cell that is 0.5 % off
 # starts 0.3 deg away. [deg]
 FIRST_BLURS = (0.8, 0.25)
+LOW_TERMS = 3
+FAINT = 0.02  # share of the peaks' area below which a phase's cell, widths and sites are not refined
 
 
 def default_plan(model: Model, *, position: str = "instrument.displacement", refines_instrument: bool = True) -> Plan:
     """Stages for a plain case: lines find each other, then widths, position, asymmetry, texture, displacements, sites.
 
-    Sites are refined where there is one phase alone and at least three reflections for each parameter of its atoms.
+    With intensities that are parameters, the first stages refine the first `LOW_TERMS` terms of the background, because more
+    could take over what peaks that are still off their places leave; Pawley's intensities are free in a last stage.
+
+    Sites are refined where there is one phase alone and at least three reflections for each parameter of its atoms; with
+    several phases displacement parameters stay as they are too. Of a phase with hardly any intensity the scale alone moves.
 
     Args:
       model: whose parameters decide which stages there are.
@@ -71,8 +82,14 @@ def default_plan(model: Model, *, position: str = "instrument.displacement", ref
     """
     groups = {p.group for p in model.table.parameters}
     names = set(model.table.names)
-    free: tuple[str, ...] = ("@scale", "@background", "@cell")
-    stages = [Stage(f"cell, blurred by {blur:g} deg", free, blur=blur) for blur in FIRST_BLURS]
+    modes = {phase.mode for phase in model.phases}
+    scale = ("@scale",) if "scale" in groups else ()
+    low = tuple(p.name for p in model.table.parameters if p.group == "background")[:LOW_TERMS]
+    first = (*scale, "@cell", *(("@background",) if modes == {"rietveld"} else low))
+    stages = [Stage(f"cell, blurred by {blur:g} deg", first, blur=blur) for blur in FIRST_BLURS]
+    if len(model.phases) > 1 and modes == {"rietveld"}:
+        stages.insert(0, Stage("scale, background", ("@scale", "@background")))
+    free: tuple[str, ...] = (*scale, "@background", "@cell")
     widths = ("phases.*.grain_size", *(("instrument.caglioti_w",) if refines_instrument else ()))
     strains = ("phases.*.microstrain", "phases.*.stephens.*")
     widths += tuple(pattern for pattern in strains if any(fnmatch.fnmatchcase(name, pattern) for name in names))
@@ -81,7 +98,7 @@ def default_plan(model: Model, *, position: str = "instrument.displacement", ref
         steps.append(("asymmetry", ("instrument.axial_source",)))
     if "texture" in groups:
         steps.append(("texture", ("@texture",)))
-    single = len(model.phases) == 1
+    single = len(model.phases) == 1 and modes == {"rietveld"}
     structure = tuple(group for group in ("coordinate", "displacement") if group in groups)
     sites = [p for p in model.table.parameters if p.group in structure and ".sites." in p.name]
     lines = int(np.sum(np.asarray(model.arrays.phases[0].reflections.multiplicity) > 0))
@@ -89,12 +106,18 @@ def default_plan(model: Model, *, position: str = "instrument.displacement", ref
         steps.append(("displacement parameters", ("*.sites.*.biso", *(("*.sites.*.u??",) if _has_tensors(names) else ()))))
         if "coordinate" in groups:
             steps.append(("sites", ("@coordinate",)))
-    else:
-        steps.append(("displacement parameters", ("phases.*.biso",)))
+    elif single:
+        steps.append(("displacement parameters", tuple(f"phases.{phase.name}.biso" for phase in model.phases)))
+    for phase in model.phases:
+        if phase.mode == "pawley":
+            steps.append((f"intensities of {phase.name}", (f"phases.{phase.name}.reflections.*",)))
+    if modes != {"rietveld"}:
+        # Intensities follow lines that are off as well as lines in place: positions settle before widths do.
+        stages.append(Stage("position, blurred by 0.1 deg", (*free, position), blur=0.1))
     for title, more in steps:
         free = (*free, *more)
         stages.append(Stage(title, free))
-    return Plan("default", tuple(stages))
+    return Plan("default", tuple(dataclasses.replace(stage, least_share=FAINT) for stage in stages))
 
 
 def _has_tensors(names: set[str]) -> bool:

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
+from simxrd_jax.refine.least_squares import UNSEEN
+
 # Correlations that are named: beyond, two parameters are one for these data.
 HIGH_CORRELATION = 0.95
 # Share of the largest eigenvalue of the scaled normal matrix below which a combination of parameters is not determined.
@@ -137,7 +139,7 @@ class Uncertainty:
 def uncertainty(normal: Float[np.ndarray, "free free"]) -> Uncertainty:
     """Covariance (J^T J)^-1 of weighted residuals' Jacobian, without the combinations that are not determined."""
     length = np.sqrt(np.diag(normal))
-    is_seen = length > 0
+    is_seen = length > UNSEEN * np.max(length, initial=0.0)
     safe = np.where(is_seen, length, 1.0)
     scaled = normal / safe / safe[:, None] + np.diag(np.where(is_seen, 0.0, 1.0))
     value, vector = np.linalg.eigh(scaled)

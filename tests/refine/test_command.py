@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simxrd_jax.commands.refine import with_uncertainty
 from simxrd_jax.io.cif import read_cif
 from simxrd_jax.io.instruments import read_instrument
 from simxrd_jax.refine.build import InstrumentStart, PhaseStart, make_model
@@ -61,7 +60,12 @@ def test_the_default_plan_finds_a_cell_that_is_off(refined):
     assert result["converged"]
     assert result["gof"] == pytest.approx(1.0, abs=0.1)
     assert result["parameters"]["instrument.displacement"][0] == pytest.approx(0.1, abs=0.02)
-    assert {p.name for p in (refined / "si").iterdir()} == {"result.json", "pattern.xy", "fit.png", "instrument.json"}
+    files = {"result.json", "pattern.xy", "fit.png", "instrument.json", "report.html", "refinement.cif", "Si.cif"}
+    assert {p.name for p in (refined / "si").iterdir()} == files
+    assert read_cif(refined / "si" / "Si.cif").lattice[0, 0] == pytest.approx(a, abs=0.26 * sigma)
+    page = (refined / "si" / "report.html").read_text()
+    assert "<td>background</td>" in page
+    assert "*.biso" in page
     instrument = read_instrument(refined / "si" / "instrument.json")
     assert instrument.values["caglioti_w"] == result["parameters"]["instrument.caglioti_w"][0]
     assert "displacement" not in instrument.values
@@ -73,6 +77,41 @@ def test_several_files_get_a_table_and_a_broken_one_stops_no_other(refined):
     assert float(rows[0]["phases.Si.cell.a"]) == pytest.approx(5.447, abs=0.005)
     assert "broken.xy" in rows[1]["error"]
     assert not (refined / "broken").exists()
+    overview = (refined / "results.html").read_text()
+    assert 'href="./si/report.html"' in overview
+    assert "of which 1 failed" in overview
+
+
+def test_a_series_and_several_starts_give_the_numbers_of_python(silicon, measured, refined, tmp_path):
+    """With the model of one file for both: points, options and numbers are the same."""
+    from simxrd_jax.commands.refine import Options, prepare, refine_files
+    from simxrd_jax.refine.series import Job, multi_start, refine_sequence
+
+    copy = tmp_path / "again.xy"
+    copy.write_bytes(measured.read_bytes())
+    shared = {"wavelength": "CuKa", "background": 2, "axial": False, "fixed": ("*.biso",)}
+    options = Options((str(silicon),), **shared)
+    made: dict = {}
+    model, plan, pattern_of, _ = prepare(str(measured), options, made)
+    assert prepare(str(copy), options, made)[0] is model
+    job = Job(model, pattern_of.intensity, plan, pattern_of.sigma)
+    first, second = refine_sequence([job, job])
+    silent = lambda sentence: None  # noqa: E731
+    in_turn = Options((str(silicon),), **shared, sequential=True)
+    refine_files([str(measured), str(copy)], in_turn, str(tmp_path / "s"), say=silent)
+    for name, fit in (("si", first), ("again", second)):
+        result = json.loads((tmp_path / "s" / name / "result.json").read_text())
+        assert [v for v, _ in result["parameters"].values()] == fit.values.tolist()
+    before = json.loads((refined / "si" / "result.json").read_text())
+    assert before["rwp"] == first.agreement.rwp
+    assert before["phases"]["Si"]["mode"] == "rietveld"
+    assert 0 < before["phases"]["Si"]["r_bragg"] < 0.1
+    refine_files([str(measured)], Options((str(silicon),), **shared, starts=3, seed=5), str(tmp_path / "m"), say=silent)
+    search = multi_start(job, 3, seed=5)
+    rows = list(csv.DictReader((tmp_path / "m" / "starts.csv").open()))
+    assert [float(row["rwp"]) for row in rows] == [fit.agreement.rwp for fit in search.fits]
+    assert [row["reached"] for row in rows] == [str(r) for r in search.reached]
+    assert float(rows[1]["phases.Si.cell.a start"]) == search.starts[1]["phases.Si.cell.a"]
 
 
 def test_an_earlier_result_is_kept(simxrd, refined, measured, silicon):
@@ -81,6 +120,18 @@ def test_an_earlier_result_is_kept(simxrd, refined, measured, silicon):
     assert answer.code == 1
     assert "already holds a result; choose another folder" in answer.err
     assert (refined / "si" / "result.json").read_bytes() == before
+    other = measured.parent / "other.xy"
+    other.write_bytes(measured.read_bytes())
+    answer = simxrd("refine", other, refined / "broken.xy", "--phase", silicon, *OPTIONS, "-o", refined)
+    assert "already holds a table of results" in answer.err
+
+
+def test_the_structures_own_file_is_kept(simxrd, measured, silicon, tmp_path):
+    (tmp_path / "Si.cif").write_bytes(silicon.read_bytes())
+    answer = simxrd("refine", measured, "--phase", "Si.cif", *OPTIONS, "-o", tmp_path)
+    assert answer.code == 1
+    assert "already holds a file Si.cif, which would be lost" in answer.err
+    assert (tmp_path / "Si.cif").read_bytes() == silicon.read_bytes()
 
 
 def test_the_list_names_every_parameter(simxrd, measured, silicon):
@@ -107,6 +158,14 @@ def test_the_list_names_every_parameter(simxrd, measured, silicon):
         (("--instrument", "none.prm"), "none.prm"),
         (("--fix", "*"), "no parameter is free"),
         (("--exclude", "0", "180"), "no point is left"),
+        (("--mode", "lebial"), "--mode lebial: there is no such mode; did you mean lebail"),
+        (("--mode", "Ge=lebail"), "--mode Ge: there is no such phase; choose from Si"),
+        (("--mode", "lebail", "--mode", "pawley"), "given twice"),
+        (("--mode", "lebail", "--texture", "Si=0,0,1"), "free intensities hold its texture"),
+        (("--starts", "0"), "--starts 0: at least one start is needed"),
+        (("--starts", "2", "--spread", "3"), "--spread 3: must be between"),
+        (("--batch", "0"), "--batch 0: at least one pattern"),
+        (("--sequential", "--starts", "3"), "leave out --starts and --batch"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(simxrd, measured, silicon, tmp_path, arguments, words):
@@ -122,11 +181,3 @@ def test_options_that_are_missing(simxrd, measured, silicon, tmp_path):
     assert "name a folder" in simxrd("refine", measured, "--phase", silicon).err
     answer = simxrd("refine", measured, "--phase", silicon, "-o", tmp_path / "x")
     assert "does not tell its wavelength; give it with --wavelength" in answer.err
-
-
-def test_values_with_their_uncertainties():
-    assert with_uncertainty(5.431021, 0.000034) == "5.43102(3)"
-    assert with_uncertainty(5.431021, 0.00014) == "5.43102(14)"
-    assert with_uncertainty(2908.9, 71.7) == "2909(72)"
-    assert with_uncertainty(1.5, float("nan")) == "1.5"
-    assert with_uncertainty(1.5, 0.0) == "1.5"

@@ -61,6 +61,17 @@ def test_what_the_residuals_do_not_see_stays(x64):
     np.testing.assert_allclose(found.x[:3], [2.0, 0.7, 0.1], atol=1e-6)
 
 
+def test_a_column_of_rounding_moves_nothing(x64):
+    """A parameter at a stationary point of the residuals, its derivative rounding: a step along it would be enormous."""
+    rng = np.random.default_rng(2)
+    matrix, wanted, rounding = rng.normal(size=(30, 2)), rng.normal(size=30), 1e-14 * rng.normal(size=30)
+    model = lambda x: matrix @ x[:2] - wanted + rounding * x[2] + 0.1 * x[2] ** 2  # noqa: E731
+    found = minimise(residuals_of(model), jnp.zeros(3), max_iterations=30, max_shift=1e-9)
+    assert bool(found.converged)
+    assert float(found.x[2]) == 0.0
+    np.testing.assert_allclose(found.x[:2], np.linalg.lstsq(matrix, wanted)[0], rtol=1e-6)
+
+
 def test_a_combination_that_is_not_determined_does_not_run_away(x64):
     t = jnp.linspace(0, 1, 20)
     found = minimise(

@@ -43,6 +43,30 @@ def test_values_keep_to_their_bounds_and_have_sound_derivatives(x64, table, u):
     np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-6, atol=1e-12 + 1e-10 * np.abs(values).max() / step)
 
 
+LIMITED = ParameterTable(
+    [
+        Parameter("c.near", 4.0, "one", kind="near", scale=0.004, limit=0.16),
+        Parameter("c.positive", 2e-3, "two", kind="positive", scale=5e-4, limit=0.05),
+        Parameter("c.inverse", 1500.0, "two", kind="inverse", scale=1e-3, limit=1 / 15),
+    ]
+)
+
+
+def test_limits_are_kept_and_values_come_back(x64):
+    transforms = LIMITED.transforms(LIMITED.values())
+    values = np.array([4.1, 0.03, 40.0])
+    np.testing.assert_allclose(to_values(to_internal(values, transforms), transforms), values, rtol=1e-10)
+    # Close to the start a limit is not felt: tanh(x) = x - x^3/3.
+    assert float(to_values(jnp.full(3, 1.0), transforms)[0]) == pytest.approx(4.004, rel=1e-6)
+    ends = np.asarray(to_values(jnp.full(3, 1e6), transforms)), np.asarray(to_values(jnp.full(3, -1e6), transforms))
+    assert ends[0] == pytest.approx([4.16, 0.05, 15.0])
+    assert ends[1][0] == pytest.approx(3.84)
+    _, slope = jax.jvp(lambda x: to_values(x, transforms), (jnp.full(3, 200.0),), (jnp.ones(3),))
+    assert np.all(np.isfinite(slope))
+    assert LIMITED.at_bound(np.array([4.159, 0.0499, 15.01])).all()
+    assert not LIMITED.at_bound(LIMITED.values()).any()
+
+
 def test_names_are_matched_by_name_pattern_and_group(table):
     assert table.matching(["a.*"]).tolist() == [True, True, False, False]
     assert table.matching(["@two", "b.bounded"]).tolist() == [False, True, True, True]

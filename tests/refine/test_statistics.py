@@ -50,6 +50,8 @@ def test_covariance_and_what_is_not_determined():
     np.testing.assert_allclose(found.covariance[:3, :3], np.linalg.inv(jacobian[:, :3].T @ jacobian[:, :3]), rtol=1e-9)
     assert found.undetermined.tolist() == [False, False, False, True]
     assert np.isnan(found.sigma[3])
+    jacobian[:, 3] = 1e-13 * rng.normal(size=50)  # rounding beside columns of 1e4
+    assert uncertainty(jacobian.T @ jacobian).undetermined.tolist() == [False, False, False, True]
     same = np.stack([jacobian[:, 0], jacobian[:, 0], jacobian[:, 1]], axis=1)
     assert uncertainty(same.T @ same).undetermined.tolist() == [True, True, False]
 

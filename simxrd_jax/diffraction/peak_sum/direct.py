@@ -13,7 +13,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from simxrd_jax.diffraction.axial_divergence import axial_openings, axial_quadrature
+from simxrd_jax.diffraction.axial_divergence import axial_openings, opening_points
 from simxrd_jax.diffraction.profiles import PROFILES
 from simxrd_jax.diffraction.settings import Settings
 from simxrd_jax.diffraction.tube_tails import tail_points
@@ -100,7 +100,7 @@ def _sub_peaks(peaks: PeakList, specimen: Specimen, instrument: Instrument, sett
     position, intensity = peaks.two_theta.ravel()[:, None], peaks.intensity.ravel()[:, None]
     openings = axial_openings(instrument)
     if openings is not None:
-        shift, weight = axial_quadrature(peaks.bragg_two_theta.ravel(), openings, settings.accuracy)
+        shift, weight = opening_points(peaks.bragg_two_theta.ravel(), openings, settings.accuracy)
         position, intensity = position + shift, intensity * weight
     if instrument.slit_width is not None:
         nodes, weights = (constant(v, position) for v in np.polynomial.legendre.leggauss(settings.slit_points))

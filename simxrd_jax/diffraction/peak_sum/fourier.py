@@ -38,13 +38,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Complex, Float, Int
 
-from simxrd_jax.diffraction.axial_divergence import (
-    AxialOpenings,
-    axial_openings,
-    axial_quadrature,
-    axial_reach,
-    axial_shift,
-)
+from simxrd_jax.diffraction.axial_divergence import axial_openings, mean_shift, opening_points
 from simxrd_jax.diffraction.profiles import tch_parameters
 from simxrd_jax.diffraction.settings import Accuracy, Settings
 from simxrd_jax.diffraction.tube_tails import tail_transform
@@ -206,7 +200,7 @@ def add(
     if openings is not None:
         # The mean shift moves the stick; only the shape around it is left to the kernel, which then changes less from node
         # to node.
-        place = place + axial_shift(bragg, openings)
+        place = place + mean_shift(bragg.ravel(), openings).reshape(bragg.shape)
     groups, lines = total.rows.shape[0], bragg.shape[0]
     group = np.repeat(np.arange(lines) if groups > 1 else np.zeros(lines, dtype=int), bragg.shape[1])
     place, bragg, intensity = place.ravel(), bragg.ravel(), peaks.intensity.ravel()
@@ -317,7 +311,9 @@ def _node_angles(
     openings = axial_openings(instrument)
     if openings is not None:
         uniform_share = UNIFORM_NODE_SHARE_AXIAL
-        change = change + jnp.abs(jnp.diff(axial_reach(table, openings)))
+        opening = sum(openings[:3])
+        reach = jnp.rad2deg(0.5 * opening**2 / jnp.tan(DEGREE * jnp.clip(table, 1.0, 179.0)))
+        change = change + jnp.abs(jnp.diff(reach))
     # Widths are compared with at least two grid points: finer structure than that is not on the grid.
     change = change / jnp.maximum(0.5 * (width[1:] + width[:-1]), 2.0 * grid.step)
     total = jnp.sum(change)
@@ -457,35 +453,40 @@ def _floor_sigma(fwhm: Float[Array, " node"]) -> Float[Array, " node"]:
 
 
 def _axial_transform(
-    nodes: Float[Array, " node"], openings: AxialOpenings, grid: Grid, settings: Settings, plan: _Plan
+    nodes: Float[Array, " node"], openings: tuple[Scalar, ...], grid: Grid, settings: Settings, plan: _Plan
 ) -> tuple[Float[Array, "node frequency"], Float[Array, "node frequency"]]:
-    """Transform of the axial divergence function at each node, with a derivative that is linear in an array an opening.
+    """Transform of the axial divergence function at each node, with a derivative that is linear in few arrays.
 
     Forward derivatives along many directions at once, of a refinement's Jacobian, would otherwise each repeat the sum over
     quadrature points; here the derivatives by the openings are made once, and a direction is their combination. The
     nodes' places carry no derivative, see `_node_angles`.
     """
+    traced = [i for i, opening in enumerate(openings) if not (isinstance(opening, float) and np.isinf(opening))]
 
-    leaves, structure = jax.tree.flatten(openings)
-
-    def plain(nodes: Float[Array, " node"], *leaves: Scalar) -> Any:
-        return _axial_sum(nodes, structure.unflatten(leaves), grid, settings, plan)
+    def plain(nodes: Array, given: tuple[Array, ...]) -> tuple[Array, Array]:
+        every = [*openings]
+        for i, value in zip(traced, given, strict=True):
+            every[i] = value
+        return _axial_sum(nodes, tuple(every), grid, settings, plan)
 
     transform = jax.custom_jvp(plain)
 
     @transform.defjvp
     def _(at: Any, tangents: Any) -> tuple[Any, Any]:
-        nodes, *leaves = at
-        values = plain(nodes, *leaves)
-        slopes = jax.jacfwd(lambda leaves: plain(nodes, *leaves))(leaves)
-        along = lambda part: sum(s * t for s, t in zip(slopes[part], tangents[1:], strict=True))  # noqa: E731
-        return values, (along(0), along(1))
+        nodes, given = at
+        values, along = None, None
+        for i in range(len(given)):
+            unit = tuple(jnp.full_like(value, float(i == k)) for k, value in enumerate(given))
+            values, slope = jax.jvp(lambda given: plain(nodes, given), (given,), (unit,))
+            part = [s * tangents[1][i] for s in slope]
+            along = part if along is None else [a + b for a, b in zip(along, part, strict=True)]
+        return values, tuple(along or ())
 
-    return transform(nodes, *(jnp.asarray(leaf, nodes.dtype) for leaf in leaves))
+    return transform(nodes, tuple(jnp.asarray(openings[i], nodes.dtype) for i in traced))
 
 
 def _axial_sum(
-    nodes: Float[Array, " node"], openings: AxialOpenings, grid: Grid, settings: Settings, plan: _Plan
+    nodes: Float[Array, " node"], openings: tuple[Scalar, ...], grid: Grid, settings: Settings, plan: _Plan
 ) -> tuple[Float[Array, "node frequency"], Float[Array, "node frequency"]]:
     """Transform of the axial divergence function at each node, sum of w exp(-2 pi i f shift): real and imaginary part.
 
@@ -497,8 +498,8 @@ def _axial_sum(
     Products are real because a complex product of small matrices takes XLA on CPU several times as long.
     """
     accuracy = settings.accuracy
-    shift, weight = axial_quadrature(nodes, openings, accuracy)
-    shift = shift - axial_shift(nodes, openings)[:, None]
+    shift, weight = opening_points(nodes, openings, accuracy)
+    shift = shift - mean_shift(nodes, openings)[:, None]
     cycles = shift / (grid.step * plan.native)  # per harmonic
     count = plan.fine // 2 + 1
     blocks = -(-count // PHASE_BLOCK)

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import gemmi
 import numpy as np
 
+from simxrd_jax.constants import RADIATIONS, Radiation
 from simxrd_jax.errors import InputError
-from simxrd_jax.io.formats.scan import Scan, graphite_angle, replaced, sigma_of_weights, tabulated
+from simxrd_jax.io.formats.scan import NOTE_TOLERANCE, Scan, graphite_angle, replaced, sigma_of_weights, tabulated
 
 # In the order of preference: what was measured before what was processed, since zero and background are refined here.
 ANGLES = ("_pd_meas_2theta_scan", "_pd_meas_2theta_corrected", "_pd_proc_2theta_corrected")
@@ -23,6 +24,7 @@ INTENSITIES = (
 COUNTS = "_pd_meas_counts_total"
 WEIGHT = "_pd_proc_ls_weight"
 INSTRUMENT = {
+    "monochromator_two_theta": ("_pd_instr_2theta_monochr_post", "_pd_instr_2theta_monochr_pre"),
     "goniometer_radius": ("_pd_instr_dist_spec/detc", "_pd_instr_dist_src/spec"),
     "divergence_slit": ("_pd_instr_divg_eq_src/spec", "_pd_instr_divg_eq_mono/spec"),
     "receiving_slit": ("_pd_instr_slit_eq_spec/anal", "_pd_instr_slit_eq_spec/detc"),
@@ -138,6 +140,8 @@ def _radiation(document: gemmi.cif.Document, block: gemmi.cif.Block):
     known = re.match(r"(Ag|Mo|Cu|Co|Fe|Cr)?K[\\-]*a", kind, re.IGNORECASE)
     anode = (known[1] or "") if known else ""
     is_alpha1_only = bool(re.search(r"a(lpha)?[~_]*1", kind, re.IGNORECASE)) and not re.search(r"a(lpha)?[~_]*2", kind)
+    if len(lengths) > 2 and len(weights) == len(lengths):
+        return _many_lines(lengths, weights), ()
     if len(lengths) > 1:
         first, second = sorted(lengths)[:2]
         ratio = weights[lengths.index(second)] / weights[lengths.index(first)] if len(weights) == len(lengths) else None
@@ -153,6 +157,14 @@ def _radiation(document: gemmi.cif.Document, block: gemmi.cif.Block):
             f"the wavelength {lengths[0]:g} A with 'K-alpha' was taken as the whole doublet",
         )
     return radiation, notes
+
+
+def _many_lines(lengths: Sequence[float], weights: Sequence[float]) -> Radiation:
+    """Three and more emission lines; with their widths where a table holds the same ones."""
+    for table in RADIATIONS.values():
+        if len(table.wavelength) == len(lengths) and np.allclose(table.wavelength, lengths, rtol=NOTE_TOLERANCE, atol=0):
+            return table
+    return Radiation(" and ".join(f"{v:.10g}" for v in lengths) + " A", tuple(lengths), tuple(weights))
 
 
 def _find_all(document: gemmi.cif.Document, block: gemmi.cif.Block, tag: str) -> list[str]:

@@ -1,0 +1,3 @@
+from experiments.refine_batch.main import main
+
+main()
