@@ -59,9 +59,13 @@ def _table() -> dict[str, Condition]:
         Condition("size_gauss_fraction", s, "", 0.0, 0.0, 1.0, "Gaussian share of the size broadening"),
         Condition("microstrain", s, "", 0.0, 0.0, 0.2, "e in FWHM = 4 e tan(theta)"),
         Condition("microstrain_gauss_fraction", s, "", 0.0, 0.0, 1.0, "Gaussian share of the strain broadening"),
+        Condition(
+            "stephens", s, "A^-4", None, -1.0, 1.0, "S_HKL of microstrain by direction, in the order of Stephens (1999)", (15,)
+        ),
         *(Condition(x, s, "", 0.0, -0.2, 0.2, "component of the macroscopic strain tensor, A' = (1 + e) A") for x in STRAIN),
         Condition("march_dollase", s, "", None, 0.05, 20.0, "March coefficient r; 1 random, below 1 platelets lying flat"),
         Condition("texture_axis", s, "hkl", (0.0, 0.0, 1.0), -50.0, 50.0, "plane normal that is the texture axis", (3,)),
+        Condition("harmonics", s, "", None, -10.0, 10.0, "texture by harmonics: c_lm of l = 2 and 4", (14,)),
         Condition(
             "orientation_below", s, "", None, 0.0, 1.0, "SimXRD texture: factor of each reflection is at least 1 - this"
         ),
@@ -74,6 +78,10 @@ def _table() -> dict[str, Condition]:
         Condition("debye_temperature", s, "K", None, 10.0, 5000.0, "Debye temperature; switches the Debye model on"),
         Condition("thermal_expansion", s, "1/K", None, -1e-3, 1e-3, "linear expansion relative to 293.15 K"),
         Condition("absorption_mu_r", s, "", None, 0.0, 1.0, "mu R of a capillary"),
+        Condition("absorption_mu_t", s, "", None, 1e-6, 1e6, "mu t of a thin flat specimen in reflection"),
+        Condition("transmission_mu_t", s, "", None, 0.0, 100.0, "mu t of a flat specimen in symmetrical transmission"),
+        Condition("roughness_amount", s, "", None, 0.0, 1.0, "a of a rough surface; 0 smooth"),
+        Condition("roughness_depth", s, "", None, 0.0, 100.0, "q of a rough surface, mu times its depth"),
         Condition("polarization_fraction", i, "", 0.5, 0.0, 1.0, "share polarized perpendicular to the diffraction plane"),
         Condition(
             "monochromator_two_theta",
@@ -94,11 +102,16 @@ def _table() -> dict[str, Condition]:
         Condition("goniometer_radius", i, "mm", 217.5, 10.0, 1e5, "specimen to detector"),
         Condition("transparency", i, "rad", None, 0.0, 0.1, "1/(2 mu R) of a thick flat specimen"),
         Condition("equatorial_divergence", i, "deg", None, 0.0, 5.0, "full divergence of the beam on a flat specimen"),
+        Condition("overflow_two_theta", i, "deg", None, 0.1, 179.0, "2theta below which the beam is longer than the specimen"),
+        Condition("illuminated_length", i, "mm", None, 0.0, 100.0, "length of specimen that automatic slits keep lit"),
         Condition("axial_source", i, "", None, 0.0, 0.2, "S/L, half height of the lit specimen over the radius"),
         Condition("axial_detector", i, "", None, 0.0, 0.2, "H/L, half height of the detector slit over the radius"),
         Condition("axial_tube", i, "", None, 0.0, 0.2, "half height of the source over the radius, for both sides"),
         Condition("soller", i, "deg", None, 0.1, 60.0, "full opening of Soller slits on both sides, with axial_tube"),
         Condition("slit_width", i, "deg", None, 0.0, 5.0, "receiving slit, a box in 2theta"),
+        Condition("tail_fraction", i, "", None, 0.0, 1.0, "share of the rays from beside the tube's focus"),
+        Condition("tail_low", i, "mm", 0.0, 0.0, 20.0, "length of the tail of the focus that shows below a line"),
+        Condition("tail_high", i, "mm", 0.0, 0.0, 20.0, "length of the tail of the focus that shows above a line"),
         Condition("background_level", b, "max", None, 0.0, 100.0, "constant background"),
         Condition("background_chebyshev", b, "max", None, -100.0, 100.0, "Chebyshev coefficients c0 ... c5", (6,)),
         Condition("polynomial_height", b, "max", None, 0.0, 100.0, "height of a random polynomial background"),
@@ -157,6 +170,9 @@ def check_conditions(values: Mapping[str, Any], where: str = "conditions") -> di
         checked[name] = array.item() if not row.shape else tuple(array.tolist())
     if "march_dollase" in checked and not any(checked.get("texture_axis", (0.0, 0.0, 1.0))):
         raise InputError(f"{where}: texture_axis=0,0,0 has no direction; give the Miller indices of a plane normal")
+    for name in ("equatorial_divergence", "overflow_two_theta"):
+        if "illuminated_length" in checked and name in checked:
+            raise InputError(f"{where}: illuminated_length is of automatic slits and {name} of fixed ones; set one of them")
     return checked
 
 
@@ -187,7 +203,8 @@ def build(values: Mapping[str, Any], radiation: Radiation) -> Measurement:
     strain = jnp.stack([jnp.asarray(get(name), dtype=dtype) for name in STRAIN]).reshape(3, 3)
     specimen_names = (
         "scale", "grain_size", "scherrer_constant", "size_gauss_fraction", "microstrain", "microstrain_gauss_fraction",
-        "march_dollase", "texture_axis", "temperature", "debye_temperature", "thermal_expansion", "absorption_mu_r",
+        "stephens", "march_dollase", "texture_axis", "harmonics", "temperature", "debye_temperature", "thermal_expansion",
+        "absorption_mu_r", "absorption_mu_t", "transmission_mu_t", "roughness_amount", "roughness_depth",
     )  # fmt: skip
     specimen = Specimen(
         **{name: get(name) for name in specimen_names},

@@ -55,6 +55,12 @@ RADIATIONS = {
             for energy, width in ((8047.8372, 2.285), (8045.3672, 3.358), (8027.9935, 2.666), (8026.5041, 3.571))
         ),
     ),
+    # With K-beta1,3 (8905.413 eV, Hoelzer et al. 1997) as a Ni filter leaves it, and W L-alpha1 of an old tube (8398.242 eV,
+    # Deslattes et al. 2003, Rev. Mod. Phys. 75, 35). Their weights differ from tube to tube and are to be refined.
+    "CuKa+Kb": Radiation("CuKa+Kb", (*_DOUBLETS["Cu"], HC_EV_ANGSTROM / 8905.413), (1.0, 0.5, 0.01)),
+    "CuKa+Kb+WLa": Radiation(
+        "CuKa+Kb+WLa", (*_DOUBLETS["Cu"], HC_EV_ANGSTROM / 8905.413, HC_EV_ANGSTROM / 8398.242), (1.0, 0.5, 0.01, 0.005)
+    ),
     # The single Cu line of the SimXRD-4M patterns, the mean of the doublet.
     "SimXRD": Radiation("SimXRD", (1.54184,), (1.0,)),
 }

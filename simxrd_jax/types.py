@@ -91,14 +91,23 @@ class Specimen:
       size_gauss_fraction: share of the size broadening's FWHM that is Gaussian (0 Lorentzian, 1 Gaussian).
       microstrain: e in FWHM = 4 e tan(theta), in radians.
       microstrain_gauss_fraction: share of that FWHM that is Gaussian.
+      stephens: coefficients S_HKL of microstrain that depends on direction, FWHM = d^2 sqrt(sum S_HKL h^H k^K l^L) tan(theta)
+        in radians, in the order of `anisotropic_strain.EXPONENTS`, or None; the part that the Laue group keeps counts, and
+        `microstrain` adds to it as the form 16 e^2/d^4. [1/A^4]
       march_dollase: March coefficient r; 1 is a random powder, below 1 platelets lying flat; None switches texture off.
       texture_axis: Miller indices (real numbers allowed) of the plane normal that is the preferred-orientation axis.
+      harmonics: coefficients c_lm of a texture with cylindrical symmetry about the normal of a flat specimen, in the order of
+        `harmonics.harmonic_terms`, or None; their number (5, 14, 27, ...) decides the order.
       texture_factor: free multiplier of each unique reflection (SimXRD's "grain orientation"), or None.
       biso: overall isotropic displacement parameter, added to every atom's own. [A^2]
       temperature: for the Debye model, or None. [K]
       debye_temperature: for the Debye model; None switches the model off. [K]
       thermal_expansion: linear expansion coefficient applied to the cell relative to 293.15 K, or None. [1/K]
       absorption_mu_r: mu R of a cylindrical specimen (capillary), or None.
+      absorption_mu_t: mu t of a flat specimen in reflection that is not infinitely thick, or None.
+      transmission_mu_t: mu t of a flat specimen in symmetrical transmission, or None.
+      roughness_amount, roughness_depth: a and q of a rough surface, which takes intensity at low angle; None of either
+        switches it off.
     """
 
     scale: Scalar = 1.0
@@ -108,14 +117,20 @@ class Specimen:
     size_gauss_fraction: Scalar = 0.0
     microstrain: Scalar = 0.0
     microstrain_gauss_fraction: Scalar = 0.0
+    stephens: Float[Array, "15"] | None = None
     march_dollase: Scalar | None = None
     texture_axis: Float[Array, "3"] = struct.field(default_factory=lambda: np.array([0.0, 0.0, 1.0]))
+    harmonics: Float[Array, " harmonic"] | None = None
     texture_factor: Float[Array, " hkl"] | None = None
     biso: Scalar = 0.0
     temperature: Scalar | None = None
     debye_temperature: Scalar | None = None
     thermal_expansion: Scalar | None = None
     absorption_mu_r: Scalar | None = None
+    absorption_mu_t: Scalar | None = None
+    transmission_mu_t: Scalar | None = None
+    roughness_amount: Scalar | None = None
+    roughness_depth: Scalar | None = None
 
 
 @struct.dataclass
@@ -139,12 +154,16 @@ class Instrument:
       transparency: 1/(2 mu R) of a thick flat specimen, or None; shifts lines by -transparency sin(2theta). [rad]
       equatorial_divergence: full angle of the beam that lights a flat specimen, which lies on the focusing circle in its
         middle only, or None; smears lines to lower angle. [deg]
+      overflow_two_theta: 2theta below which the beam of a fixed slit is longer than the specimen, or None. [deg]
+      illuminated_length: of the specimen, which automatic slits keep lit, or None for fixed slits. [mm]
       axial_source: S/L, half height of the illuminated specimen over the radius, or None (no axial divergence).
       axial_detector: H/L, half height of the detector slit over the radius, or None.
       axial_tube: half height of the source over the radius, or None: the beam is parallel in the axial plane before the
         specimen.
       soller: full opening of the Soller slits before and behind the specimen, or None; only with `axial_tube`. [deg]
       slit_width: full width of the receiving slit, a box in 2theta, or None. [deg]
+      tail_fraction: share of the rays that come from beside the tube's focus, or None (no tube tails).
+      tail_low, tail_high: length of the tail of the focus that makes intensity below and above a line. [mm]
     """
 
     wavelength: Float[Array, " line"]
@@ -162,11 +181,16 @@ class Instrument:
     goniometer_radius: Scalar = 217.5
     transparency: Scalar | None = None
     equatorial_divergence: Scalar | None = None
+    overflow_two_theta: Scalar | None = None
+    illuminated_length: Scalar | None = None
     axial_source: Scalar | None = None
     axial_detector: Scalar | None = None
     axial_tube: Scalar | None = None
     soller: Scalar | None = None
     slit_width: Scalar | None = None
+    tail_fraction: Scalar | None = None
+    tail_low: Scalar = 0.0
+    tail_high: Scalar = 0.0
 
 
 @struct.dataclass
@@ -276,11 +300,13 @@ class PeakList:
       two_theta: observed positions. [deg]
       bragg_two_theta: Bragg angles, on which widths and axial divergence depend. [deg]
       intensity: integrated intensities; 0 on padding and beyond the wavelength's limit.
+      strain: FWHM of the strain broadening over tan(theta) where it depends on direction, or None. [rad]
     """
 
     two_theta: Float[Array, "line hkl"]
     bragg_two_theta: Float[Array, "line hkl"]
     intensity: Float[Array, "line hkl"]
+    strain: Float[Array, "line hkl"] | None = None
 
 
 @struct.dataclass

@@ -105,12 +105,13 @@ def _peaks(phase: Phase, share: Any, instrument: Instrument, settings: Settings)
     if share is not None:
         intensity = intensity * share * deformed.volume / cell_mass(crystal)
     sine = jnp.sin(jnp.deg2rad(peaks.bragg_two_theta[0]) / 2.0)
+    strain = None if peaks.strain is None else peaks.strain[0]
     return Peaks(
         two_theta=peaks.two_theta[0],
         intensity=intensity,
         f_squared=powder_f_squared(*amplitudes(crystal, hkl, inverse_d_squared / 4.0, reciprocal, Specimen())),
         inverse_d_squared=inverse_d_squared,
-        fwhm=voigt_fwhm(peak_shape(sine, instrument, phase.specimen)),
+        fwhm=voigt_fwhm(peak_shape(sine, instrument, phase.specimen, strain=strain)),
     )
 
 

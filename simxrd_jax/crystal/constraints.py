@@ -102,7 +102,7 @@ def cell_parameters(structure: CrystalStructure) -> CellBasis:
         lattice, where the three cosines add up to -1.
     """
     rotations = np.unique(structure.rotations, axis=0)
-    metric, free_components = _fixed_vectors(_congruence(np.swapaxes(rotations, 1, 2)))
+    metric, free_components = fixed_vectors(_congruence(np.swapaxes(rotations, 1, 2)))
     length_of = [next(i for i in range(3) if np.array_equal(metric[i], metric[j])) for j in range(3)]
     # What decides the value of each of the six; equal keys are equal numbers.
     keys: list[object] = [("length", i) for i in length_of]
@@ -154,8 +154,8 @@ def site_basis(structure: CrystalStructure, entry: int) -> SiteBasis:
     occupancy = float(structure.occupancy[row == first].sum())
     tolerance = symmetry.merge_tolerance(images, structure.lattice, centring, occupancy)
     operators = np.flatnonzero(symmetry.distances(x[None], images, structure.lattice, centring)[0] < tolerance)
-    coordinates, free_coordinates = _fixed_vectors(rotations[operators])
-    beta, free_components = _fixed_vectors(_congruence(rotations[operators]))
+    coordinates, free_coordinates = fixed_vectors(rotations[operators])
+    beta, free_components = fixed_vectors(_congruence(rotations[operators]))
     scale = _reciprocal_products(structure.lattice)
     return SiteBasis(
         operators=operators,
@@ -249,7 +249,7 @@ def _fixed_cosine(mixed: np.ndarray, first: np.ndarray, second: np.ndarray) -> F
     return cosine if np.array_equal(first, second) and np.array_equal(mixed, cosine * first) else None
 
 
-def _fixed_vectors(matrices: Int[np.ndarray, "op n n"]) -> tuple[np.ndarray, list[int]]:
+def fixed_vectors(matrices: Int[np.ndarray, "op n n"]) -> tuple[np.ndarray, list[int]]:
     """Basis of the vectors that all matrices leave as they are, in reduced echelon form, by Gauss and Jordan's elimination.
 
     Args:

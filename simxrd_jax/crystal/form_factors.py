@@ -166,6 +166,30 @@ def _chantler_table(element: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] |
     return energies, f1, f2
 
 
+def mass_absorption(element: str, wavelength: float) -> float:
+    """Mass absorption coefficient mu/rho of an element, scattering included, linear in log-log. [cm^2/g]
+
+    Args:
+      element: symbol.
+      wavelength: [A]
+
+    Raises:
+      InputError: the table does not have the element (Z above 92) or the energy.
+
+    Reference: Chantler (1995, 2000), as f''.
+    """
+    row = _query("select energy, mu_total from Chantler where element = ?", "H" if element == "D" else element)
+    energy = HC_EV_ANGSTROM / wavelength
+    if row is None:
+        raise InputError(f"the Chantler table has no absorption coefficient of {element}; leave its phase uncorrected")
+    energies, total = (np.array(json.loads(str(v)), dtype=np.float64) for v in row)
+    if not energies[0] < energy < energies[-1]:
+        raise InputError(f"the Chantler table of {element} does not reach {wavelength:g} A; check the wavelength")
+    per_gram = float(np.exp(np.interp(np.log(energy), np.log(energies), np.log(np.maximum(total, 1e-99)))))
+    # A gram of deuterium has half the atoms.
+    return per_gram * atomic_mass("H") / atomic_mass("D") if element == "D" else per_gram
+
+
 @functools.lru_cache(maxsize=512)
 def _query(statement: str, argument: str) -> tuple[str | float, ...] | None:
     spec = importlib.util.find_spec("xraydb")

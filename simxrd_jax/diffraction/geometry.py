@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from simxrd_jax.diffraction.corrections import divergence
 from simxrd_jax.numerics import safe_sqrt
 from simxrd_jax.types import Array, Instrument, PeakList
 
@@ -64,26 +65,28 @@ def flat_specimen(peaks: PeakList, instrument: Instrument) -> PeakList:
     2theta - g^2 cot(theta) (radians); the mean shift is -(divergence^2/12) cot(theta).
 
     Args:
-      peaks: [line, hkl]; returned as they are where `equatorial_divergence` is None.
-      instrument: its `equatorial_divergence`.
+      peaks: [line, hkl]; returned as they are where no divergence is stated.
+      instrument: its `equatorial_divergence`, of which the rays beside the specimen do not count, or the
+        `illuminated_length` of automatic slits, by which the mean shift becomes -(l^2/(24 R^2)) sin(2theta).
 
     Returns:
       Peaks [line, 3 hkl].
 
     Reference: Wilson (1963), Mathematical Theory of X-ray Powder Diffractometry; Klug & Alexander (1974), ch. 5.
     """
-    if instrument.equatorial_divergence is None:
-        return peaks
     bragg = jnp.deg2rad(peaks.bragg_two_theta) / 2.0
+    angle = divergence(jnp.sin(bragg), instrument)
+    if angle is None:
+        return peaks
     cotangent = jnp.cos(bragg) / jnp.maximum(jnp.sin(bragg), 1e-6)
-    half = jnp.deg2rad(instrument.equatorial_divergence) / 2.0
     # Rays on either side do the same: one side stands for both.
-    rays = half * jnp.asarray(0.5 * (_RAYS + 1.0), dtype=peaks.intensity.dtype)
+    rays = [0.5 * angle * float(0.5 * (ray + 1.0)) for ray in _RAYS]
     shifts = [-jnp.rad2deg(jnp.square(ray) * cotangent) for ray in rays]
     return PeakList(
         two_theta=jnp.concatenate([peaks.two_theta + shift for shift in shifts], axis=1),
         bragg_two_theta=jnp.concatenate([peaks.bragg_two_theta] * len(shifts), axis=1),
         intensity=jnp.concatenate([0.5 * w * peaks.intensity for w in _RAY_WEIGHTS], axis=1),
+        strain=None if peaks.strain is None else jnp.concatenate([peaks.strain] * len(shifts), axis=1),
     )
 
 

@@ -20,6 +20,7 @@ class Accuracy:
     Attributes:
       nodes_per_fold: width nodes between which kernels are interpolated, for each e-fold of tan(theta) that the grid spans
         (10 to 80 deg: 2.26, 5 to 150 deg: 4.45).
+      strain_nodes: nodes over the range of a strain that depends on direction.
       stencil: nodes that take part in the (Lagrange) interpolation for a peak, 4 or 6.
       oversampling: fine grid points per grid point.
       spline_taps: grid points over which a stick is spread (4: cubic, 6: quintic B-spline).
@@ -32,6 +33,7 @@ class Accuracy:
     """
 
     nodes_per_fold: float
+    strain_nodes: int
     stencil: int
     oversampling: float
     spline_taps: int
@@ -48,6 +50,7 @@ class Accuracy:
 
 TRAINING = Accuracy(
     nodes_per_fold=3.4,
+    strain_nodes=4,
     stencil=4,
     oversampling=1.0,
     spline_taps=4,
@@ -59,6 +62,7 @@ TRAINING = Accuracy(
 )
 REFINEMENT = Accuracy(
     nodes_per_fold=7.5,
+    strain_nodes=6,
     stencil=6,
     oversampling=1.75,
     spline_taps=6,

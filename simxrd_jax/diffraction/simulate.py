@@ -16,9 +16,18 @@ from jaxtyping import Float, Int, Num
 
 from simxrd_jax.crystal import cell
 from simxrd_jax.crystal.structure_factor import amplitudes, cell_mass, powder_f_squared
+from simxrd_jax.diffraction.anisotropic_strain import anisotropic_strain
 from simxrd_jax.diffraction.background import background as background_curve
-from simxrd_jax.diffraction.corrections import cylinder_absorption, lorentz_polarization
+from simxrd_jax.diffraction.corrections import (
+    cylinder_absorption,
+    illumination,
+    lorentz_polarization,
+    surface_roughness,
+    thin_plate_absorption,
+    transmission_absorption,
+)
 from simxrd_jax.diffraction.geometry import flat_specimen, observed_two_theta, sin_theta
+from simxrd_jax.diffraction.harmonics import harmonic_texture
 from simxrd_jax.diffraction.peak_sum import peak_sum
 from simxrd_jax.diffraction.settings import Settings
 from simxrd_jax.diffraction.texture import orbit_march_dollase
@@ -88,6 +97,8 @@ def peaks_of_cell(
     if specimen.march_dollase is not None:
         texture = orbit_march_dollase(hkl, specimen.texture_axis, specimen.march_dollase, deformed.reciprocal, rotations)
         intensity = intensity * texture
+    if specimen.harmonics is not None:
+        intensity = intensity * harmonic_texture(hkl, specimen.harmonics, deformed.reciprocal, rotations)
     if specimen.texture_factor is not None:
         intensity = intensity * specimen.texture_factor
 
@@ -95,13 +106,24 @@ def peaks_of_cell(
     share = jnp.asarray(instrument.line_weight, dtype=intensity.dtype)
     share = (share / jnp.sum(share))[:, None]
     sine, reached = sin_theta(s_squared[None, :], wavelength)
-    per_line = share * intensity * lorentz_polarization(sine, instrument)
+    per_line = share * intensity * lorentz_polarization(sine, instrument) * illumination(sine, instrument)
     if specimen.absorption_mu_r is not None:
         per_line = per_line * cylinder_absorption(sine, specimen.absorption_mu_r)
+    if specimen.absorption_mu_t is not None:
+        per_line = per_line * thin_plate_absorption(sine, specimen.absorption_mu_t)
+    if specimen.transmission_mu_t is not None:
+        per_line = per_line * transmission_absorption(sine, specimen.transmission_mu_t)
+    if specimen.roughness_amount is not None and specimen.roughness_depth is not None:
+        per_line = per_line * surface_roughness(sine, specimen.roughness_amount, specimen.roughness_depth)
+    strain = None
+    if specimen.stephens is not None:
+        strain = anisotropic_strain(hkl, specimen.stephens, specimen.microstrain, deformed.reciprocal, rotations)
+        strain = jnp.broadcast_to(strain, sine.shape)
     return PeakList(
         two_theta=observed_two_theta(sine, instrument),
         bragg_two_theta=jnp.rad2deg(2.0 * jnp.arcsin(sine)),
         intensity=jnp.where(reached, per_line, 0.0),
+        strain=strain,
     )
 
 
@@ -117,7 +139,7 @@ def _members_as_reflections(reflections: ReflectionList) -> ReflectionList:
 def cut_far_peaks(peaks: PeakList, specimen: Specimen, instrument: Instrument, grid: Grid) -> PeakList:
     """The peaks without intensity where they stand farther outside the grid's window than their tails count."""
     start, stop = grid.two_theta[0], grid.two_theta[-1]
-    margin = tail_margin(specimen, instrument, stop)
+    margin = tail_margin(specimen, instrument, stop, peaks.strain)
     near = (peaks.two_theta >= start - margin) & (peaks.two_theta <= stop + margin)
     return replace(peaks, intensity=jnp.where(near, peaks.intensity, 0.0))
 

@@ -1,6 +1,7 @@
 """Device zone. Peak widths as smooth functions of the Bragg angle.
 
-Isotropic widths depend on the angle alone, which is what lets the FFT sum (peak_sum/fourier.py) work from a few nodes.
+Isotropic widths depend on the angle alone, which is what lets the FFT sum (peak_sum/fourier.py) work from a few nodes; strain
+that depends on direction (`anisotropic_strain`) comes in as a number of each peak.
 All emission lines share the width function at the lines' mean wavelength: the Scherrer equation's K is known to a few per
 cent, the lines of a doublet differ by 0.25 %. Natural line widths differ between lines and are added per line.
 """
@@ -56,6 +57,7 @@ def peak_shape(
     specimen: Specimen,
     line_fwhm: Float[Array, "..."] | float | None = None,
     line_wavelength: Float[Array, "..."] | float | None = None,
+    strain: Float[Array, "*peak"] | None = None,
 ) -> PeakShape:
     """Widths at sin(theta).
 
@@ -66,6 +68,7 @@ def peak_shape(
     Args:
       sine: sin(theta).
       line_fwhm, line_wavelength: natural width and wavelength of the line that makes each peak, or None. [A]
+      strain: FWHM of the strain broadening over tan(theta) in place of 4 e, see `anisotropic_strain`. [rad]
 
     Returns:
       Widths in degrees 2theta.
@@ -77,12 +80,12 @@ def peak_shape(
     tangent = sine / cosine
     # Divided by the size first: a product with an infinite size would make the gradient of the cosine 0 * inf.
     size = jnp.rad2deg(specimen.scherrer_constant * mean_wavelength(instrument) / specimen.grain_size / cosine)
-    strain = jnp.rad2deg(4.0 * specimen.microstrain * tangent)
+    strained = jnp.rad2deg((4.0 * specimen.microstrain if strain is None else strain) * tangent)
     g_size, g_strain = specimen.size_gauss_fraction, specimen.microstrain_gauss_fraction
-    gauss_squared = caglioti_fwhm_squared(tangent, instrument) + (g_size * size) ** 2 + (g_strain * strain) ** 2
+    gauss_squared = caglioti_fwhm_squared(tangent, instrument) + (g_size * size) ** 2 + (g_strain * strained) ** 2
     lorentz = (
         (1.0 - g_size) * size
-        + (1.0 - g_strain) * strain
+        + (1.0 - g_strain) * strained
         + instrument.lorentz_inverse_cos / cosine
         + instrument.lorentz_tan * tangent
     )
@@ -101,16 +104,20 @@ def voigt_fwhm(shape: PeakShape) -> Float[Array, "*peak"]:
     return 0.5346 * lorentz + jnp.sqrt(0.2166 * jnp.square(lorentz) + jnp.square(gauss))
 
 
-def tail_margin(specimen: Specimen, instrument: Instrument, stop: Scalar) -> Float[Array, ""]:
+def tail_margin(
+    specimen: Specimen, instrument: Instrument, stop: Scalar, strain: Float[Array, "*peak"] | None = None
+) -> Float[Array, ""]:
     """How far outside a window peaks still count, from the widths at its end (taken at 160 deg at most). [deg]
 
     Args:
       specimen, instrument: conditions.
       stop: last angle of the window. [deg]
+      strain: see `peak_shape`; the widest counts. [rad]
     """
     theta = 0.5 * DEGREE * jnp.minimum(stop, 160.0)
     cosine, tangent = jnp.cos(theta), jnp.tan(theta)
     size = specimen.scherrer_constant * mean_wavelength(instrument) / specimen.grain_size / cosine
-    width = jnp.rad2deg(size + 4.0 * specimen.microstrain * tangent)
+    strained = 4.0 * specimen.microstrain if strain is None else jnp.max(strain)
+    width = jnp.rad2deg(size + strained * tangent)
     width = width + instrument.lorentz_inverse_cos / cosine + instrument.lorentz_tan * tangent
     return jnp.clip(MARGIN_WIDTHS * width, DEFAULT_MARGIN, MAX_MARGIN)

@@ -25,9 +25,11 @@ from simxrd_jax.crystal.constraints import (
 )
 from simxrd_jax.crystal.reflections import make_reflections
 from simxrd_jax.crystal.structure import CrystalStructure, element_of
+from simxrd_jax.diffraction.anisotropic_strain import EXPONENTS
 from simxrd_jax.diffraction.settings import Settings
 from simxrd_jax.errors import InputError
 from simxrd_jax.phases import as_radiation
+from simxrd_jax.refine.forms import FormBasis, harmonics_basis, stephens_basis
 from simxrd_jax.refine.model import Interpolation, Layout, ModelArrays, PhaseArrays, PhaseLayout
 from simxrd_jax.refine.parameters import Kind, Parameter, ParameterTable
 from simxrd_jax.types import Background, Crystal, Grid, Instrument, ReflectionList, Specimen
@@ -64,7 +66,9 @@ class PhaseStart:
       name: in the parameters' names.
       structure: cell, sites, operators.
       texture_axis: plane normal of a preferred orientation, or None for a random powder.
-      values: field of `Specimen` -> value.
+      stephens: whether microstrain depends on direction; it then starts isotropic, and `microstrain` is no parameter.
+      harmonics_order: greatest l of a texture by spherical harmonics, 0 for none.
+      values: field of `Specimen` -> value. A field of OPTIONAL_SPECIMEN_FIELDS is there where it has a value.
       mode: one of `MODES`: "rietveld" computes intensities from the sites; for "lebail" and "pawley" they are parameters, and
         of the structure the cell, its symmetry and the absences are taken.
     """
@@ -72,6 +76,8 @@ class PhaseStart:
     name: str
     structure: CrystalStructure
     texture_axis: tuple[float, float, float] | None = None
+    stephens: bool = False
+    harmonics_order: int = 0
     values: dict[str, float] = dataclasses.field(default_factory=dict)
     mode: str = "rietveld"
 
@@ -133,12 +139,20 @@ INSTRUMENT_FIELDS: dict[str, tuple[str, str, Kind, float]] = {
     "goniometer_radius": ("other", "mm", "linear", 10.0),
     "transparency": ("other", "", "linear", 1e-4),
     "equatorial_divergence": ("other", "deg", "linear", 0.1),
+    "overflow_two_theta": ("other", "deg", "positive", 2.0),
+    "illuminated_length": ("other", "mm", "positive", 5.0),
     "slit_width": ("other", "deg", "linear", 0.02),
+    "tail_fraction": ("other", "", "bounded", 1.0),
+    "tail_low": ("other", "mm", "linear", 0.5),
+    "tail_high": ("other", "mm", "linear", 0.5),
     "axial_tube": ("other", "", "positive", 0.02),
     "soller": ("other", "deg", "positive", 2.0),
 }
 # Effects that a model has only where the instrument states them.
-OPTIONAL_FIELDS = ("transparency", "equatorial_divergence", "slit_width", "axial_tube", "soller")
+OPTIONAL_FIELDS = (
+    "transparency", "equatorial_divergence", "overflow_two_theta", "illuminated_length", "slit_width", "axial_tube", "soller",
+    "tail_fraction", "tail_low", "tail_high",
+)  # fmt: skip
 AXIAL_FIELDS: dict[str, tuple[str, str, Kind, float]] = {
     "axial_source": ("width", "", "positive", 0.02),
     "axial_detector": ("width", "", "positive", 0.02),
@@ -154,6 +168,17 @@ SPECIMEN_FIELDS: dict[str, tuple[str, str, Kind, float]] = {
 # Fields of a phase whose intensities are parameters: its scale (held at 1), texture and overall B would be the same twice.
 WIDTH_FIELDS = ("grain_size", "size_gauss_fraction", "microstrain", "microstrain_gauss_fraction")
 TEXTURE_FIELDS: dict[str, tuple[str, str, Kind, float]] = {"march_dollase": ("texture", "", "positive", 1.0)}
+# Effects that a phase has only where its start states them. They are those of the whole specimen: where several phases state
+# one, all follow the first.
+OPTIONAL_SPECIMEN_FIELDS: dict[str, tuple[str, str, Kind, float]] = {
+    "absorption_mu_r": ("other", "", "bounded", 1.0),
+    "absorption_mu_t": ("other", "", "positive", 1.0),
+    "transmission_mu_t": ("other", "", "positive", 1.0),
+    "roughness_amount": ("other", "", "bounded", 1.0),
+    "roughness_depth": ("other", "", "positive", 0.1),
+}
+# Typical microstrain: its form makes the scales of Stephens' coefficients.
+TYPICAL_STRAIN = 5e-4
 INSTRUMENT_START = {"caglioti_w": 0.005, "axial_source": 0.02, "axial_detector": 0.02}
 SPECIMEN_START = {"scale": 1.0, "grain_size": 1500.0, "microstrain": 5e-4, "march_dollase": 1.0}
 
@@ -215,6 +240,11 @@ def make_model(
         Parameter(f"instrument.{line}", float(radiation.wavelength[i]), "other", "A", "linear", 1e-4)
         for i, line in enumerate(lines)
     ]
+    parameters += [
+        Parameter(f"instrument.line_weight.{i}", float(radiation.weight[i]), "other", "", "positive", 0.1)
+        for i in range(1, len(radiation.weight))
+    ]
+    lines += tuple(f"line_weight.{i}" for i in range(1, len(radiation.weight)))
     ties: list[Tie] = []
     if start.has_axial_divergence and start.values.get("axial_detector") == start.values.get("axial_source"):
         # The two are nearly one parameter for most patterns.
@@ -236,6 +266,9 @@ def make_model(
         parameters += made.parameters
         notes += made.notes
         ties += made.ties
+    for field in OPTIONAL_SPECIMEN_FIELDS:
+        first, *others = [phase.name for phase in phases if field in phase.values] or [""]
+        ties += [Tie(f"phases.{name}.{field}", {f"phases.{first}.{field}": 1.0}) for name in others]
     return Model(
         table=ParameterTable(parameters),
         layout=Layout(instrument=(*fields, *lines), background=tuple(background), phases=tuple(layouts)),
@@ -307,7 +340,18 @@ def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool
     if not np.any(reflections.multiplicity):
         raise InputError(f"{structure.source}: {start.name} has no reflection between {points[0]:g} and {points[-1]:g} deg")
     specimen = Specimen()
-    fields = SPECIMEN_FIELDS if has_atoms else {field: SPECIMEN_FIELDS[field] for field in WIDTH_FIELDS}
+    known = SPECIMEN_FIELDS | TEXTURE_FIELDS | OPTIONAL_SPECIMEN_FIELDS
+    unknown = [name for name in start.values if name not in known]
+    if unknown:
+        raise InputError(f"{start.name}: a phase has no refinable value {unknown[0]!r}; choose from {', '.join(known)}")
+    if has_atoms:
+        stated = {field: kind for field, kind in OPTIONAL_SPECIMEN_FIELDS.items() if field in start.values}
+        fields = SPECIMEN_FIELDS | stated
+    else:
+        fields = {field: SPECIMEN_FIELDS[field] for field in WIDTH_FIELDS}
+    microstrain = {**SPECIMEN_START, **start.values}["microstrain"]
+    if start.stephens:
+        fields = {field: kind for field, kind in fields.items() if field != "microstrain"}
     if start.texture_axis is not None:
         fields |= TEXTURE_FIELDS
         specimen = dataclasses.replace(specimen, texture_axis=np.array(start.texture_axis, dtype=float))
@@ -315,6 +359,25 @@ def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool
     parameters = [
         dataclasses.replace(_parameter(f"{prefix}.{field}", fields[field], values[field]), limit=LIMITS.get(field, math.inf))
         for field in fields
+    ]
+    strain = stephens_basis(structure, microstrain) if start.stephens else _no_form(len(EXPONENTS))
+    has_texture = has_atoms and start.harmonics_order > 0
+    harmonics = harmonics_basis(structure, start.harmonics_order) if has_texture else _no_form(0)
+    forms = [
+        Parameter(
+            f"{prefix}.stephens.{name}",
+            float(value),
+            "width",
+            "A^-4",
+            # Along a reciprocal axis the form is one coefficient, which cannot be negative.
+            "positive" if "4" in name else "linear",
+            float(16 * TYPICAL_STRAIN**2 * reach),
+        )
+        for name, value, reach in zip(strain.names, strain.start, strain.reach, strict=True)
+    ]
+    forms += [
+        Parameter(f"{prefix}.harmonics.{name}", float(value), "texture", scale=0.3)
+        for name, value in zip(harmonics.names, harmonics.start, strict=True)
     ]
 
     basis = cell_parameters(structure)
@@ -324,7 +387,7 @@ def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool
         scale, unit, limit = (1e-3 * six[at], "A", CELL_REACH * six[at]) if at < 3 else (0.05, "deg", ANGLE_REACH)
         parameters.append(Parameter(f"{prefix}.cell.{name}", float(six[at]), "cell", unit, "near", scale, limit=limit))
     if not has_atoms:
-        return _free_intensities(start, crystal, reflections, specimen, fields, basis, parameters)
+        return _free_intensities(start, crystal, reflections, specimen, fields, basis, parameters + forms, strain)
 
     maps = atom_maps(structure)
     labels = _site_names(structure)
@@ -396,6 +459,8 @@ def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool
         biso=len(isotropic),
         u_aniso=len(u_columns),
         occupancy=len(structure.species),
+        stephens=len(strain.names),
+        harmonics=len(harmonics.names),
     )
     arrays = PhaseArrays(
         crystal=crystal,
@@ -408,8 +473,14 @@ def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool
         u_map=np.stack(u_columns, axis=-1) if u_columns else np.zeros((n_atom, 3, 3, 0)),
         occupancy_map=occupancy,
         specimen=specimen,
+        stephens_map=strain.matrix,
+        harmonics_map=harmonics.matrix,
     )
-    return _Phase(layout, arrays, parameters, notes, ties)
+    return _Phase(layout, arrays, parameters + forms, notes, ties)
+
+
+def _no_form(coefficients: int) -> FormBasis:
+    return FormBasis((), np.zeros((coefficients, 0)), np.zeros(0), np.zeros(0))
 
 
 def _free_intensities(
@@ -420,6 +491,7 @@ def _free_intensities(
     fields: dict[str, tuple[str, str, Kind, float]],
     basis: CellBasis,
     parameters: list[Parameter],
+    strain: FormBasis,
 ) -> _Phase:
     """A phase whose |F|^2 are parameters; reflections that no cell of its class tells apart share one."""
     hkl = np.asarray(reflections.hkl)
@@ -441,8 +513,10 @@ def _free_intensities(
         u_map=np.zeros((n_atom, 3, 3, 0)),
         occupancy_map=np.zeros((n_atom, n_species, 0)),
         specimen=specimen,
+        stephens_map=strain.matrix,
+        harmonics_map=np.zeros((0, 0)),
     )
-    layout = PhaseLayout(tuple(fields), len(basis.names), 0, 0, 0, 0, reflection=len(hkl))
+    layout = PhaseLayout(tuple(fields), len(basis.names), 0, 0, 0, 0, stephens=len(strain.names), reflection=len(hkl))
     return _Phase(layout, arrays, parameters, [], ties)
 
 

@@ -33,7 +33,7 @@ class PhaseLayout:
 
     Attributes:
       specimen: fields of `Specimen`.
-      cell, coordinate, biso, u_aniso, occupancy: counts.
+      cell, coordinate, biso, u_aniso, occupancy, stephens, harmonics: counts.
       reflection: |F|^2 that stand in place of atoms, one for each unique reflection; 0 for a phase with atoms.
     """
 
@@ -43,13 +43,15 @@ class PhaseLayout:
     biso: int
     u_aniso: int
     occupancy: int
+    stephens: int = 0
+    harmonics: int = 0
     reflection: int = 0
 
     @property
     def counts(self) -> tuple[int, ...]:
         """Values of each kind."""
         sites = (self.coordinate, self.biso, self.u_aniso, self.occupancy)
-        return (len(self.specimen), self.cell, *sites, self.reflection)
+        return (len(self.specimen), self.cell, *sites, self.stephens, self.harmonics, self.reflection)
 
     @property
     def size(self) -> int:
@@ -91,6 +93,7 @@ class PhaseArrays:
       u_map: d U / d parameter.
       occupancy_map: d occupancy / d parameter.
       specimen: fields that are not refined.
+      stephens_map, harmonics_map: d coefficient / d parameter.
     """
 
     crystal: Crystal
@@ -103,6 +106,8 @@ class PhaseArrays:
     u_map: Float[Array, "atom 3 3 u"]
     occupancy_map: Float[Array, "atom species occupancy"]
     specimen: Specimen
+    stephens_map: Float[Array, "15 stephens"]
+    harmonics_map: Float[Array, "harmonic free"]
 
 
 @struct.dataclass
@@ -174,7 +179,7 @@ def build_phases(layout: Layout, arrays: ModelArrays, values: Float[Array, " par
 
 def _build_phase(layout: PhaseLayout, fixed: PhaseArrays, values: Float[Array, " parameter"]) -> Phase:
     parts = jnp.split(values, np.cumsum(layout.counts)[:-1])
-    conditions, cell, coordinates, biso, u_aniso, occupancy, f_squared = parts
+    conditions, cell, coordinates, biso, u_aniso, occupancy, stephens, harmonics, f_squared = parts
     crystal = dataclasses.replace(
         fixed.crystal,
         lattice=lattice_of(cell, fixed.cell_index, fixed.cell_fixed),
@@ -187,6 +192,10 @@ def _build_phase(layout: PhaseLayout, fixed: PhaseArrays, values: Float[Array, "
     if layout.u_aniso:
         crystal = dataclasses.replace(crystal, u_aniso=fixed.u_map @ u_aniso)
     specimen = dataclasses.replace(fixed.specimen, **dict(zip(layout.specimen, conditions, strict=True)))
+    if layout.stephens:
+        specimen = dataclasses.replace(specimen, stephens=fixed.stephens_map @ stephens)
+    if layout.harmonics:
+        specimen = dataclasses.replace(specimen, harmonics=fixed.harmonics_map @ harmonics)
     known = f_squared if layout.reflection else None
     return Phase(crystal=crystal, reflections=fixed.reflections, specimen=specimen, f_squared=known)
 
@@ -277,9 +286,22 @@ def summed_peaks(
     """The pattern of each phase from its peaks.
 
     Phases are padded to the longest list and summed by one program: compiling the sum for each would take a mixture's fit
-    several times as long to start.
+    several times as long to start. Those whose strain depends on direction have a program of their own, which costs more.
     """
     lists = [flat_specimen(peaks, instrument) for peaks in lists]
+    is_plain = [peaks.strain is None for peaks in lists]
+    if any(is_plain) and not all(is_plain):
+        places = [np.flatnonzero(np.array(is_plain) == kind).tolist() for kind in (True, False)]
+        shared = (instrument, grid, settings)
+        halves = [_summed_together([lists[i] for i in p], [specimens[i] for i in p], *shared) for p in places]
+        return jnp.concatenate(halves)[np.argsort(np.concatenate(places))]
+    return _summed_together(lists, specimens, instrument, grid, settings)
+
+
+def _summed_together(
+    lists: Sequence[PeakList], specimens: Sequence[Specimen], instrument: Instrument, grid: Grid, settings: Settings
+) -> Float[Array, "phase point"]:
+    """The patterns of phases that one program sums."""
     longest = max(peaks.intensity.shape[1] for peaks in lists)
 
     def padded(peaks: PeakList) -> PeakList:
@@ -288,6 +310,7 @@ def summed_peaks(
             two_theta=jnp.pad(peaks.two_theta, more, mode="edge"),
             bragg_two_theta=jnp.pad(peaks.bragg_two_theta, more, mode="edge"),
             intensity=jnp.pad(peaks.intensity, more),
+            strain=None if peaks.strain is None else jnp.pad(peaks.strain, more, mode="edge"),
         )
 
     widths = [{field: jnp.asarray(getattr(s, field), lists[0].intensity.dtype) for field in WIDTHS} for s in specimens]

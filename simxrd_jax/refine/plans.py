@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
 import os
 import pathlib
@@ -89,7 +90,9 @@ def default_plan(model: Model, *, position: str = "instrument.displacement", ref
     if len(model.phases) > 1 and modes == {"rietveld"}:
         stages.insert(0, Stage("scale, background", ("@scale", "@background")))
     free: tuple[str, ...] = (*scale, "@background", "@cell")
-    widths = ("phases.*.grain_size", "phases.*.microstrain", *(("instrument.caglioti_w",) if refines_instrument else ()))
+    widths = ("phases.*.grain_size", *(("instrument.caglioti_w",) if refines_instrument else ()))
+    strains = ("phases.*.microstrain", "phases.*.stephens.*")
+    widths += tuple(pattern for pattern in strains if any(fnmatch.fnmatchcase(name, pattern) for name in names))
     steps: list[tuple[str, tuple[str, ...]]] = [("position, widths", (position, *widths))]
     if "instrument.axial_source" in names:
         steps.append(("asymmetry", ("instrument.axial_source",)))

@@ -108,3 +108,12 @@ def test_flat_specimen_smears_to_lower_angle(x64):
     mean = (share * shift).sum(axis=0)
     np.testing.assert_allclose(mean, -(a**2) / 12 * cotangent, rtol=1e-9)
     np.testing.assert_allclose((share * (shift - mean) ** 2).sum(axis=0), a**4 / 180 * cotangent**2, rtol=1e-8)
+
+
+def test_automatic_slits_shift_as_sin_two_theta(x64):
+    bragg = np.array([[20.0, 60.0, 90.0, 140.0]])
+    peaks = PeakList(jnp.asarray(bragg), jnp.asarray(bragg), jnp.ones((1, 4)))
+    smeared = flat_specimen(peaks, _instrument(illuminated_length=15.0, goniometer_radius=200.0))
+    shift = jnp.sum((smeared.two_theta - jnp.tile(bragg, 3)) * smeared.intensity, axis=0).reshape(3, 4).sum(axis=0)
+    # Klug & Alexander (1974), ch. 5, with alpha = l sin(theta)/R: -(alpha^2/12) cot(theta) = -(l^2/(24 R^2)) sin(2theta).
+    np.testing.assert_allclose(shift, -np.degrees((15 / 200) ** 2 / 24 * np.sin(np.radians(bragg[0]))), rtol=1e-12)

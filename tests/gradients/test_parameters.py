@@ -44,13 +44,14 @@ def _random_point(folder, method: str) -> tuple[tuple[Crystal, Specimen, Instrum
         scale=1.3, strain=rng.normal(size=(3, 3)) * 1e-3, grain_size=350.0, size_gauss_fraction=0.3, microstrain=1e-3,
         microstrain_gauss_fraction=0.4, march_dollase=0.8, texture_axis=np.array([0.3, 0.1, 1.0]),
         texture_factor=rng.uniform(0.8, 1.2, 64), biso=0.4, temperature=250.0, debye_temperature=420.0,
-        thermal_expansion=1.2e-5, absorption_mu_r=0.4,
+        thermal_expansion=1.2e-5, absorption_mu_r=0.4, absorption_mu_t=0.4, transmission_mu_t=0.3, roughness_amount=0.3,
+        roughness_depth=0.2, stephens=rng.uniform(0.5, 1.0, 15) * 2e-8, harmonics=rng.normal(size=14) * 0.1,
     )  # fmt: skip
     instrument = Instrument(
         wavelength=WAVELENGTH, line_weight=np.array([1.0, 0.5]), line_fwhm=np.array([5e-4, 6e-4]), polarization_fraction=0.6,
         monochromator_two_theta=26.0, caglioti_u=0.02, caglioti_v=-0.01, caglioti_w=0.06, lorentz_inverse_cos=0.01,
         lorentz_tan=0.02, zero_shift=0.02, displacement=0.05, goniometer_radius=217.5, transparency=1e-4,
-        equatorial_divergence=0.8, axial_source=0.02, axial_detector=0.015, slit_width=0.05,
+        equatorial_divergence=0.8, overflow_two_theta=75.0, axial_source=0.02, axial_detector=0.015, slit_width=0.05,
     )  # fmt: skip
     background = Background(
         chebyshev=rng.normal(size=4), polynomial=rng.normal(size=5), polynomial_height=0.5, air_scatter=10.0,
@@ -81,8 +82,8 @@ _reverse_compiled = jax.jit(_reverse, static_argnums=2)
 def _step(name: str, value: np.ndarray) -> float:
     """Central-difference step: 1e-5 of a leaf's own scale where it is a position or a strain, else 1e-4."""
     small = {"strain": 1e-6, "lattice": 1e-5, "frac": 1e-5, "u_aniso": 1e-5, "microstrain": 1e-6, "thermal_expansion": 1e-7,
-             "line_fwhm": 1e-6, "transparency": 1e-5, "wavelength": 1e-6, "caglioti_u": 1e-5, "caglioti_v": 1e-5,
-             "caglioti_w": 1e-5, "axial_source": 1e-5, "axial_detector": 1e-5, "zero_shift": 1e-5,
+             "line_fwhm": 1e-6, "transparency": 1e-5, "stephens": 1e-12, "wavelength": 1e-6, "caglioti_u": 1e-5,
+             "caglioti_v": 1e-5, "caglioti_w": 1e-5, "axial_source": 1e-5, "axial_detector": 1e-5, "zero_shift": 1e-5,
              "displacement": 1e-4}  # fmt: skip
     return small.get(name, 1e-4 * max(float(np.max(np.abs(value))), 1e-2))
 
@@ -128,8 +129,22 @@ def _check(point, reflections, settings, leaves):
 def test_every_leaf_at_a_random_point(x64, cif_folder, method):
     point, reflections = _random_point(cif_folder, method)
     leaves = _leaves(point)
-    assert len(leaves) == 12 + 15 + 18 + 8
+    assert len(leaves) == 12 + 21 + 21 + 8
     _check(point, reflections, METHODS[method], leaves)
+
+
+@pytest.mark.slow
+def test_leaves_that_take_many_points(x64, cif_folder):
+    """Rays on both sides of the specimen, automatic slits and tube tails, whose dense sums would take minutes."""
+    crystal, reflections = _crystal(cif_folder, "quartz")
+    instrument = Instrument(
+        wavelength=WAVELENGTH, line_weight=np.array([1.0, 0.5]), caglioti_w=0.1, illuminated_length=18.0, axial_source=0.03,
+        axial_detector=0.02, axial_tube=0.025, soller=5.0, tail_fraction=0.05, tail_low=1.5, tail_high=0.8,
+    )  # fmt: skip
+    point = (crystal, _double(Specimen(grain_size=400.0)), _double(instrument), _double(Background()))
+    leaves = [leaf for leaf in _leaves(point) if leaf[0] == 2]
+    assert len(leaves) == 2 + 9 + 9
+    _check(point, reflections, METHODS["fft"], leaves)
 
 
 @pytest.mark.parametrize("method", [pytest.param("dense", marks=pytest.mark.slow), "fft"])

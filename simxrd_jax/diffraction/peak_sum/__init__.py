@@ -29,7 +29,7 @@ class PeakSum(NamedTuple):
     """A method.
 
     Attributes:
-      start: (specimen, instrument, grid, settings, dtype) -> state.
+      start: (specimen, instrument, grid, settings, dtype, strain=None) -> state; `strain` as in `PeakList`, of all peaks.
       add: (state, peaks, specimen, instrument, grid, settings) -> state.
       finish: (state, specimen, instrument, grid, settings) -> intensity per degree at every grid point.
     """
@@ -64,6 +64,7 @@ def peak_sum(
       InputError: "fft" on an uneven grid.
     """
     method = METHODS[settings.peak_sum]
-    total = method.start(specimen, instrument, grid, settings, jnp.result_type(peaks.intensity, peaks.two_theta))
+    dtype = jnp.result_type(peaks.intensity, peaks.two_theta)
+    total = method.start(specimen, instrument, grid, settings, dtype, peaks.strain)
     total = method.add(total, peaks, specimen, instrument, grid, settings)
     return method.finish(total, specimen, instrument, grid, settings)

@@ -1,7 +1,7 @@
 """Device zone. Dense and windowed peak sums: the profile evaluated point by point.
 
-Axial divergence and the receiving slit turn each peak into a weighted set of shifted peaks first. Peaks are taken in chunks
-under `lax.scan`, rematerialised for reverse mode, so that memory stays at one chunk times the grid.
+Axial divergence, the receiving slit and tube tails turn each peak into a weighted set of shifted peaks first. Peaks are taken
+in chunks under `lax.scan`, rematerialised for reverse mode, so that memory stays at one chunk times the grid.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from simxrd_jax.diffraction.axial_divergence import axial_openings, opening_points
 from simxrd_jax.diffraction.profiles import PROFILES
 from simxrd_jax.diffraction.settings import Settings
+from simxrd_jax.diffraction.tube_tails import tail_points
 from simxrd_jax.diffraction.widths import peak_shape
 from simxrd_jax.numerics import DEGREE, constant
 from simxrd_jax.types import Array, Grid, Instrument, PeakList, Specimen
@@ -24,7 +25,12 @@ _SubPeaks = tuple[Float[Array, " sub"], Float[Array, " sub"], Float[Array, " sub
 
 
 def start(
-    specimen: Specimen, instrument: Instrument, grid: Grid, settings: Settings, dtype: DTypeLike
+    specimen: Specimen,
+    instrument: Instrument,
+    grid: Grid,
+    settings: Settings,
+    dtype: DTypeLike,
+    strain: Float[Array, "line hkl"] | None = None,
 ) -> Float[Array, " point"]:
     """An empty sum."""
     return jnp.zeros(grid.size, dtype=dtype)
@@ -86,11 +92,11 @@ def finish(
 
 
 def _sub_peaks(peaks: PeakList, specimen: Specimen, instrument: Instrument, settings: Settings) -> _SubPeaks:
-    """Positions, intensities, sigmas and Lorentzian half widths, all flat, after axial divergence and slit. [deg]"""
+    """Positions, intensities, sigmas and Lorentzian half widths, all flat, after axial divergence, slit and tails. [deg]"""
     sine = jnp.sin(0.5 * DEGREE * peaks.bragg_two_theta)
     line = None if instrument.line_fwhm is None else jnp.asarray(instrument.line_fwhm)[:, None]
     wavelength = jnp.asarray(instrument.wavelength)[:, None]
-    shape = peak_shape(sine, instrument, specimen, line, wavelength)
+    shape = peak_shape(sine, instrument, specimen, line, wavelength, peaks.strain)
     position, intensity = peaks.two_theta.ravel()[:, None], peaks.intensity.ravel()[:, None]
     openings = axial_openings(instrument)
     if openings is not None:
@@ -100,6 +106,10 @@ def _sub_peaks(peaks: PeakList, specimen: Specimen, instrument: Instrument, sett
         nodes, weights = (constant(v, position) for v in np.polynomial.legendre.leggauss(settings.slit_points))
         position = (position[:, :, None] + 0.5 * instrument.slit_width * nodes).reshape(position.shape[0], -1)
         intensity = (intensity[:, :, None] * 0.5 * weights).reshape(intensity.shape[0], -1)
+    tails = tail_points(instrument, position)
+    if tails is not None:
+        position = (position[:, :, None] + tails[0]).reshape(position.shape[0], -1)
+        intensity = (intensity[:, :, None] * tails[1]).reshape(intensity.shape[0], -1)
     copies = position.shape[1]
     sigma, gamma = (jnp.repeat(jnp.broadcast_to(v, sine.shape).ravel(), copies) for v in (shape.sigma, shape.hwhm_lorentz))
     return position.ravel(), intensity.ravel(), sigma, gamma

@@ -11,6 +11,9 @@ isotropic widths are smooth functions of the Bragg angle. The steps, and what li
    Frequencies beyond the fine grid's Nyquist limit are missing: exp(-pi oversampling L/2) for a Lorentzian of L points.
 4. Sampling. The fine spectrum is folded onto the grid's own frequencies, so the inverse transform has the grid's length
    whatever the oversampling: exact sampling of the fine pattern.
+   Strain that depends on direction makes widths differ at one angle: a stick then goes to Chebyshev nodes over the range of
+   strain too, each with a kernel at each angle's node (error 2 (a r/4)^n/n! e^-a of the kernel for n nodes, with a the
+   decay's exponent at the mean strain and r the range over the mean).
 5. Tails. The transform is periodic. The difference between a Lorentzian and its periodic image is smooth inside the
    window, so it is evaluated at a few Chebyshev points and interpolated; peaks beyond the padding enter here alone.
 
@@ -21,9 +24,10 @@ against the dense sum, values and gradients.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +41,7 @@ from jaxtyping import Complex, Float, Int
 from simxrd_jax.diffraction.axial_divergence import axial_openings, mean_shift, opening_points
 from simxrd_jax.diffraction.profiles import tch_parameters
 from simxrd_jax.diffraction.settings import Accuracy, Settings
+from simxrd_jax.diffraction.tube_tails import tail_transform
 from simxrd_jax.diffraction.widths import PeakShape, peak_shape, voigt_fwhm
 from simxrd_jax.errors import InputError
 from simxrd_jax.numerics import DEGREE, FWHM_PER_SIGMA, constant, cos_sin
@@ -59,6 +64,8 @@ AXIAL_NODE_FACTOR = 1.5
 LOWEST_NODE_SHARE = 0.6
 # Bragg angles at which nodes may stand: widths diverge at 180 deg, axial divergence at 0.
 NODE_RANGE = (0.5, 176.0)
+# Half the range of strain that its nodes span at least, as a share of its middle: that of a form that is isotropic.
+LEAST_STRAIN_RANGE = 0.02
 # Frequencies are m = PHASE_BLOCK a + b, so that axial phases are products of two short tables.
 PHASE_BLOCK = 64
 
@@ -128,17 +135,32 @@ class FourierSum:
 
     Attributes:
       nodes: Bragg angles of the width nodes. [deg]
-      rows: sticks spread on the fine grid, for each set of kernels (one, or one a line with natural widths) and node.
+      strains: of the strain nodes, or None where strain is the same in all directions; see `PeakList`. [rad]
+      rows: sticks spread on the fine grid, for each set of kernels (one, or one a line with natural widths) and kernel, the
+        strain nodes of an angle's node side by side.
       tails: correction of the periodic tails at the Chebyshev points, [2, tail]: values, and strengths of second derivatives.
     """
 
     nodes: Float[Array, " node"]
-    rows: Float[Array, "group node fine"]
+    strains: Float[Array, " strain"] | None
+    rows: Float[Array, "group kernel fine"]
     tails: Float[Array, "2 tail"]
 
 
-def start(specimen: Specimen, instrument: Instrument, grid: Grid, settings: Settings, dtype: DTypeLike) -> FourierSum:
+def start(
+    specimen: Specimen,
+    instrument: Instrument,
+    grid: Grid,
+    settings: Settings,
+    dtype: DTypeLike,
+    strain: Float[Array, "line hkl"] | None = None,
+) -> FourierSum:
     """An empty sum.
+
+    Args:
+      specimen, instrument, grid, settings: of all peaks.
+      dtype: of the sum.
+      strain: of all peaks, see `PeakList`.
 
     Raises:
       InputError: the grid is not uniform.
@@ -148,11 +170,15 @@ def start(specimen: Specimen, instrument: Instrument, grid: Grid, settings: Sett
             "the FFT peak sum needs evenly spaced points; use the dense or windowed sum for a grid with gaps or segments"
         )
     plan = _make_plan(grid.size, settings.accuracy)
-    nodes = _node_angles(grid, plan, instrument, specimen, node_count(grid, instrument, settings.accuracy))
+    strains = None if strain is None else _strain_nodes(strain, settings.accuracy.strain_nodes)
+    middle = None if strains is None else jnp.mean(strains)
+    nodes = _node_angles(grid, plan, instrument, specimen, node_count(grid, instrument, settings.accuracy), middle)
+    kernels = nodes.shape[0] * (1 if strains is None else strains.shape[0])
     groups = 1 if instrument.line_fwhm is None else instrument.line_fwhm.shape[0]
     return FourierSum(
         nodes=nodes.astype(dtype),
-        rows=jnp.zeros((groups, nodes.shape[0], plan.fine), dtype=dtype),
+        strains=None if strains is None else strains.astype(dtype),
+        rows=jnp.zeros((groups, kernels, plan.fine), dtype=dtype),
         tails=jnp.zeros((2, len(plan.tail_points)), dtype=dtype),
     )
 
@@ -160,7 +186,13 @@ def start(specimen: Specimen, instrument: Instrument, grid: Grid, settings: Sett
 def add(
     total: FourierSum, peaks: PeakList, specimen: Specimen, instrument: Instrument, grid: Grid, settings: Settings
 ) -> FourierSum:
-    """Spreads peaks on the rows of their nodes; linear in the intensities, so blocks of peaks may be added in turn."""
+    """Spreads peaks on the rows of their nodes; linear in the intensities, so blocks of peaks may be added in turn.
+
+    Raises:
+      InputError: peaks with a strain that depends on direction, in a sum that was not started with it.
+    """
+    if peaks.strain is not None and total.strains is None:
+        raise InputError("batches of many structures have no strain that depends on direction; leave stephens out")
     plan = _make_plan(grid.size, settings.accuracy)
     bragg, place = peaks.bragg_two_theta, peaks.two_theta
     tails = total.tails + _tails(peaks, (place - grid.start) / grid.step, specimen, instrument, grid, settings, plan)
@@ -173,18 +205,22 @@ def add(
     group = np.repeat(np.arange(lines) if groups > 1 else np.zeros(lines, dtype=int), bragg.shape[1])
     place, bragg, intensity = place.ravel(), bragg.ravel(), peaks.intensity.ravel()
     inside = _inside((place - grid.start) / grid.step, plan)
-    first_node, node_weights = _lagrange_weights(bragg, total.nodes, settings.accuracy.stencil)
+    first_kernel, kernel_weights = _lagrange_weights(bragg, total.nodes, settings.accuracy.stencil)
+    if total.strains is not None and peaks.strain is not None:
+        strain_weights = _lagrange_product(peaks.strain.ravel(), total.strains[None])
+        first_kernel = first_kernel * strain_weights.shape[1]
+        kernel_weights = (kernel_weights[:, :, None] * strain_weights[:, None, :]).reshape(bragg.shape[0], -1)
     cell, fraction = _fine_cell(jnp.where(inside, place, grid.start), grid, plan)
     taps = _spline_weights(fraction, plan.taps)
-    share = jnp.where(inside, intensity, 0.0)[:, None] * node_weights
+    share = jnp.where(inside, intensity, 0.0)[:, None] * kernel_weights
     updates = share[:, :, None] * taps[:, None, :]
-    corner = jnp.stack([jnp.asarray(group, dtype=jnp.int32), first_node, cell - (plan.taps // 2 - 1)], axis=1)
-    # Each peak adds a rectangle of (nodes, taps).
+    corner = jnp.stack([jnp.asarray(group, dtype=jnp.int32), first_kernel, cell - (plan.taps // 2 - 1)], axis=1)
+    # Each peak adds a rectangle of (kernels, taps).
     dimensions = lax.ScatterDimensionNumbers(
         update_window_dims=(1, 2), inserted_window_dims=(0,), scatter_dims_to_operand_dims=(0, 1, 2)
     )
     rows = lax.scatter_add(total.rows, corner, updates, dimensions, mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS)
-    return FourierSum(nodes=total.nodes, rows=rows, tails=tails)
+    return FourierSum(nodes=total.nodes, strains=total.strains, rows=rows, tails=tails)
 
 
 def finish(
@@ -194,13 +230,24 @@ def finish(
     plan = _make_plan(grid.size, settings.accuracy)
     spectra = jnp.fft.rfft(total.rows)
     parts = []
+    openings = axial_openings(instrument)
+    axial: list[Any] = [None] * total.nodes.shape[0]
+    if openings is not None:
+        axial = list(zip(*_axial_transform(total.nodes, openings, grid, settings, plan), strict=True))
     for group in range(total.rows.shape[0]):
         # Natural widths differ from line to line, so each line has kernels of its own.
         line = None if instrument.line_fwhm is None else group
-        kernels = _kernels(total.nodes, line, specimen, instrument, grid, settings, plan)
-        parts += [_product(spectra[group, node], kernels, node) for node in range(total.nodes.shape[0])]
+        strains = [None] if total.strains is None else list(total.strains)
+        kernels = [_kernels(total.nodes, strain, line, specimen, instrument, grid, settings, plan) for strain in strains]
+        for node in range(total.nodes.shape[0]):
+            rows = spectra[group, node * len(strains) : (node + 1) * len(strains)]
+            parts.append(_product(rows, [kernel[node] for kernel in kernels], axial[node]))
     # Real and imaginary parts apart and node by node: XLA on CPU sums over an axis of complex numbers one by one.
-    spectrum = lax.complex(sum(part[0] for part in parts), sum(part[1] for part in parts))
+    real, imaginary = sum(part[0] for part in parts), sum(part[1] for part in parts)
+    beside = tail_transform(instrument, constant(plan.frequency, total.rows) / grid.step)
+    if beside is not None:
+        real, imaginary = real * beside[0] - imaginary * beside[1], imaginary * beside[0] + real * beside[1]
+    spectrum = lax.complex(real, imaginary)
     spectrum = spectrum * constant(plan.inverse_spline, total.rows)
     periodic = jnp.fft.irfft(_fold(spectrum, plan), n=plan.native)
     window = lax.slice_in_dim(periodic, plan.padding, plan.padding + plan.size)
@@ -209,14 +256,16 @@ def finish(
 
 
 def _product(
-    spectrum: Complex[Array, " frequency"], kernels: _Kernels, node: int
+    rows: Complex[Array, "strain frequency"],
+    kernels: Sequence[Float[Array, " frequency"]],
+    axial: tuple[Float[Array, " frequency"], Float[Array, " frequency"]] | None,
 ) -> tuple[Float[Array, " frequency"], Float[Array, " frequency"]]:
-    """Real and imaginary part of a row's spectrum times its kernel."""
-    real, imaginary = jnp.real(spectrum), jnp.imag(spectrum)
-    even = kernels.even[node]
-    if kernels.odd is None:
-        return real * even, imaginary * even
-    odd = kernels.odd[node]
+    """Real and imaginary part of the spectra of an angle's rows times their kernels, and times axial divergence's."""
+    real = sum(jnp.real(row) * kernel for row, kernel in zip(rows, kernels, strict=True))
+    imaginary = sum(jnp.imag(row) * kernel for row, kernel in zip(rows, kernels, strict=True))
+    if axial is None:
+        return real, imaginary
+    even, odd = axial
     return real * even - imaginary * odd, imaginary * even + real * odd
 
 
@@ -230,7 +279,18 @@ def node_count(grid: Grid, instrument: Instrument, accuracy: Accuracy) -> int:
     return max(accuracy.stencil, int(np.ceil(accuracy.nodes_per_fold * folds)))
 
 
-def _node_angles(grid: Grid, plan: _Plan, instrument: Instrument, specimen: Specimen, count: int) -> Float[Array, " node"]:
+def _strain_nodes(strain: Float[Array, "line hkl"], count: int) -> Float[Array, " strain"]:
+    """Chebyshev nodes over the range of the peaks' strain; where they stand carries no gradient. [rad]"""
+    strain = lax.stop_gradient(strain)
+    low, high = jnp.min(strain), jnp.max(strain)
+    middle = 0.5 * (low + high)
+    half = jnp.maximum(0.5 * (high - low), LEAST_STRAIN_RANGE * middle)
+    return middle + half * constant(np.cos((2 * np.arange(count) + 1) * np.pi / (2 * count)), middle)
+
+
+def _node_angles(
+    grid: Grid, plan: _Plan, instrument: Instrument, specimen: Specimen, count: int, strain: Float[Array, ""] | None
+) -> Float[Array, " node"]:
     """Bragg angles of the nodes, over the window and its padding. [deg]
 
     Where nodes stand is a choice of discretisation, so no gradient flows through it; kernels at the nodes are
@@ -244,7 +304,7 @@ def _node_angles(grid: Grid, plan: _Plan, instrument: Instrument, specimen: Spec
     fraction = constant(np.linspace(0.0, 1.0, NODE_TABLE_POINTS), low)
     table = low + (high - low) * fraction
     sine = jnp.sin(0.5 * DEGREE * table)
-    shape = _mean_line_shape(sine, instrument, specimen)
+    shape = _mean_line_shape(sine, instrument, specimen, None if strain is None else jnp.broadcast_to(strain, sine.shape))
     width = voigt_fwhm(shape)
     uniform_share = UNIFORM_NODE_SHARE
     change = jnp.abs(jnp.diff(FWHM_PER_SIGMA * shape.sigma)) + jnp.abs(jnp.diff(2.0 * shape.hwhm_lorentz))
@@ -262,11 +322,13 @@ def _node_angles(grid: Grid, plan: _Plan, instrument: Instrument, specimen: Spec
     return jnp.interp(constant(np.linspace(0.0, 1.0, count), table) * cumulative[-1], cumulative, table)
 
 
-def _mean_line_shape(sine: Float[Array, " peak"], instrument: Instrument, specimen: Specimen) -> PeakShape:
+def _mean_line_shape(
+    sine: Float[Array, " peak"], instrument: Instrument, specimen: Specimen, strain: Float[Array, " peak"] | None
+) -> PeakShape:
     """Peak widths at the strongest line's natural width, for placing nodes."""
     if instrument.line_fwhm is None:
-        return peak_shape(sine, instrument, specimen)
-    return peak_shape(sine, instrument, specimen, jnp.max(instrument.line_fwhm), jnp.min(instrument.wavelength))
+        return peak_shape(sine, instrument, specimen, strain=strain)
+    return peak_shape(sine, instrument, specimen, jnp.max(instrument.line_fwhm), jnp.min(instrument.wavelength), strain)
 
 
 def _fine_cell(place: Float[Array, " peak"], grid: Grid, plan: _Plan) -> tuple[Int[Array, " peak"], Float[Array, " peak"]]:
@@ -301,15 +363,21 @@ def _lagrange_weights(
     inner = nodes[half : nodes.shape[0] - half]
     first = jnp.sum(lax.stop_gradient(angle)[:, None] >= inner, axis=1).astype(jnp.int32)
     near = nodes[first[:, None] + jnp.arange(stencil)]
-    distance = jnp.clip(angle, nodes[0], nodes[-1])[:, None] - near
+    return first, _lagrange_product(jnp.clip(angle, nodes[0], nodes[-1]), near)
+
+
+def _lagrange_product(place: Float[Array, " peak"], near: Float[Array, "#peak near"]) -> Float[Array, "peak near"]:
+    """Weights of the polynomial through all nodes of a row."""
+    distance = place[:, None] - near
+    count = near.shape[1]
     weights = []
-    for i in range(stencil):
-        weight = jnp.ones_like(angle)
-        for j in range(stencil):
+    for i in range(count):
+        weight = jnp.ones_like(place)
+        for j in range(count):
             if j != i:
                 weight = weight * (distance[:, j] / (near[:, i] - near[:, j]))
         weights.append(weight)
-    return first, jnp.stack(weights, axis=1)
+    return jnp.stack(weights, axis=1)
 
 
 def _spline_weights(t: Float[Array, " peak"], taps: int) -> Float[Array, "peak tap"]:
@@ -329,28 +397,23 @@ def _spline_weights(t: Float[Array, " peak"], taps: int) -> Float[Array, "peak t
     return jnp.stack(weights, axis=1)
 
 
-class _Kernels(NamedTuple):
-    """Transforms of the unit-area profiles at the nodes: of their even parts, and of their odd parts if they have any."""
-
-    even: Float[Array, "node frequency"]
-    odd: Float[Array, "node frequency"] | None
-
-
 def _kernels(
     nodes: Float[Array, " node"],
+    strain: Float[Array, ""] | None,
     line: int | None,
     specimen: Specimen,
     instrument: Instrument,
     grid: Grid,
     settings: Settings,
     plan: _Plan,
-) -> _Kernels:
-    """Transform of the unit-area profile at each node."""
+) -> Float[Array, "node frequency"]:
+    """Transform of the unit-area profile at each node, which is real: axial divergence, which is not even, is left out."""
     sine = jnp.sin(0.5 * DEGREE * nodes)
+    own = None if strain is None else jnp.broadcast_to(strain, sine.shape)
     if line is None:
-        shape = peak_shape(sine, instrument, specimen)
+        shape = peak_shape(sine, instrument, specimen, strain=own)
     else:
-        shape = peak_shape(sine, instrument, specimen, instrument.line_fwhm[line], instrument.wavelength[line])  # type: ignore[index]
+        shape = peak_shape(sine, instrument, specimen, instrument.line_fwhm[line], instrument.wavelength[line], own)  # type: ignore[index]
     shape = PeakShape(sigma=shape.sigma / grid.step, hwhm_lorentz=shape.hwhm_lorentz / grid.step)
     variance, extra = jnp.square(shape.sigma), jnp.square(_floor_sigma(voigt_fwhm(shape)))
     frequency = constant(plan.frequency, variance)
@@ -363,11 +426,7 @@ def _kernels(
         )
     if instrument.slit_width is not None:
         kernel = kernel * jnp.sinc(instrument.slit_width / grid.step * frequency)
-    openings = axial_openings(instrument)
-    if openings is None:
-        return _Kernels(kernel, None)
-    even, odd = _axial_transform(nodes, openings, grid, settings, plan)
-    return _Kernels(kernel * even, kernel * odd)
+    return kernel
 
 
 def _decay(
@@ -503,7 +562,7 @@ def _tails(
     """
     sine_bragg = jnp.sin(0.5 * DEGREE * peaks.bragg_two_theta)
     line = None if instrument.line_fwhm is None else jnp.asarray(instrument.line_fwhm)[:, None]
-    shape = peak_shape(sine_bragg, instrument, specimen, line, jnp.asarray(instrument.wavelength)[:, None])
+    shape = peak_shape(sine_bragg, instrument, specimen, line, jnp.asarray(instrument.wavelength)[:, None], peaks.strain)
     strength, gamma, variance = peaks.intensity, shape.hwhm_lorentz, jnp.square(shape.sigma / grid.step)
     if settings.profile == "tch":
         fwhm, eta = tch_parameters(shape.sigma, shape.hwhm_lorentz)
