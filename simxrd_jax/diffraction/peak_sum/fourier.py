@@ -7,7 +7,7 @@ isotropic widths are smooth functions of the Bragg angle. The steps, and what li
    the next. A stick goes to the 4 or 6 nearest nodes with Lagrange weights (error ~ the 4th or 6th power of that part).
 2. Spreading. Each share is spread over neighbouring fine-grid points with a B-spline (4 or 6 taps), whose transform is
    divided out. The aliases left are (f/(1-f))^order of the kernel at frequency f (cycles per fine point).
-3. Kernel. At each node the exact transform of the Voigt (or pseudo-Voigt) profile, the slit and the axial divergence.
+3. Kernel. At each node the exact transform of the Voigt (or pseudo-Voigt) profile, the slit, the axial divergence and transparency.
    Frequencies beyond the fine grid's Nyquist limit are missing: exp(-pi oversampling L/2) for a Lorentzian of L points.
 4. Sampling. The fine spectrum is folded onto the grid's own frequencies, so the inverse transform has the grid's length
    whatever the oversampling: exact sampling of the fine pattern.
@@ -37,6 +37,7 @@ from jaxtyping import Complex, Float, Int
 from simxrd_jax.diffraction.axial_divergence import axial_openings, mean_shift, opening_points
 from simxrd_jax.diffraction.profiles import tch_parameters
 from simxrd_jax.diffraction.settings import Accuracy, Settings
+from simxrd_jax.diffraction.transparency import depth_transform, mean_tail
 from simxrd_jax.diffraction.widths import PeakShape, peak_shape, voigt_fwhm
 from simxrd_jax.errors import InputError
 from simxrd_jax.numerics import DEGREE, FWHM_PER_SIGMA, constant, cos_sin
@@ -254,6 +255,8 @@ def _node_angles(grid: Grid, plan: _Plan, instrument: Instrument, specimen: Spec
         opening = sum(openings[:3])
         reach = jnp.rad2deg(0.5 * opening**2 / jnp.tan(DEGREE * jnp.clip(table, 1.0, 179.0)))
         change = change + jnp.abs(jnp.diff(reach))
+    if instrument.transparency is not None:
+        change = change + jnp.abs(jnp.diff(mean_tail(table, instrument.transparency)))
     # Widths are compared with at least two grid points: finer structure than that is not on the grid.
     change = change / jnp.maximum(0.5 * (width[1:] + width[:-1]), 2.0 * grid.step)
     total = jnp.sum(change)
@@ -363,11 +366,20 @@ def _kernels(
         )
     if instrument.slit_width is not None:
         kernel = kernel * jnp.sinc(instrument.slit_width / grid.step * frequency)
+    even, odd = kernel, None
     openings = axial_openings(instrument)
-    if openings is None:
-        return _Kernels(kernel, None)
-    even, odd = _axial_transform(nodes, openings, grid, settings, plan)
-    return _Kernels(kernel * even, kernel * odd)
+    if openings is not None:
+        real, imaginary = _axial_transform(nodes, openings, grid, settings, plan)
+        even, odd = kernel * real, kernel * imaginary
+    if instrument.transparency is not None:
+        tail = mean_tail(nodes, instrument.transparency) / grid.step
+        real, imaginary = depth_transform(tail[:, None] * frequency)
+        even, odd = (
+            (even * real, even * imaginary)
+            if odd is None
+            else (even * real - odd * imaginary, even * imaginary + odd * real)
+        )
+    return _Kernels(even, odd)
 
 
 def _decay(
