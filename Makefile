@@ -16,7 +16,7 @@ test: install check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: install
-	$(BIN)/python -m pytest -m slow
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m slow
 
 check: install
 	$(BIN)/ruff check .

@@ -151,7 +151,8 @@ class Instrument:
       displacement: specimen displacement from the goniometer axis, positive away from source and detector (lines move
         to lower angle). [mm]
       goniometer_radius: [mm]
-      transparency: 1/(2 mu R) of a thick flat specimen, or None; shifts lines by -transparency sin(2theta). [rad]
+      transparency: 1/(2 mu R) of a thick flat specimen, or None; lines get an exponential tail to lower angle, of mean
+        length transparency sin(2theta). [rad]
       equatorial_divergence: full angle of the beam that lights a flat specimen, which lies on the focusing circle in its
         middle only, or None; smears lines to lower angle. [deg]
       overflow_two_theta: 2theta below which the beam of a fixed slit is longer than the specimen, or None. [deg]

@@ -1,4 +1,4 @@
-"""Compiled programs of tests that are about other things than speed."""
+"""Compiled programs that the tests of a package share with each other and with the processes they start."""
 
 from __future__ import annotations
 
@@ -14,19 +14,16 @@ from simxrd_jax.train.cache import CACHE_VARIABLE
 
 
 @contextlib.contextmanager
-def plain_programs(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Programs are compiled without optimisation, and kept in a folder for other tests and the processes they start."""
+def shared_programs(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Programs that are compiled meanwhile are kept in a folder."""
     before = jax.config.jax_compilation_cache_dir
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_VARIABLE, str(folder))
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        _configure(str(folder), plain=True)
+        _keep(str(folder))
         yield folder
-        _configure(before, plain=False)
+        _keep(before)
 
 
-def _configure(folder: str | None, plain: bool) -> None:
+def _keep(folder: str | None) -> None:
     compilation_cache.reset_cache()
-    jax.clear_caches()
     jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_disable_most_optimizations", plain)

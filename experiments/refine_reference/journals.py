@@ -237,8 +237,8 @@ MAGNESIUM_SILICIDE = Paper(
         PhaseStart("Si", face_centred("Si", 5.43, 0.25, (0.0, 0.25)), values={"grain_size": 1000.0}),
         PhaseStart("Al", face_centred("Al", 4.034, 0.3), values={"grain_size": 1000.0}),
     ),
-    cell_note="the published e.s.d. of 1.6 ppm is below what zero, asymmetry and cell share: displacement in place of the zero "
-    "moves the cell by 11 ppm, no asymmetry by 50",
+    cell_note="the published e.s.d. of 1.6 ppm is below what zero, asymmetry and cell share: displacement in place of the "
+    "zero moves the cell by 11 ppm, no asymmetry by 50",
 )
 
 # KLaTiO4 (CIF wm2446): the CIF holds GSAS's file, which states all 60 parameters. Ours are the same but for V and GP, on which
@@ -285,8 +285,8 @@ LANTHANUM_INDATE = Paper(
     ),
 )
 
-# CdBiO2Cl (CIF br1340): a local DBWM, 40 parameters. Its curve has the published cell with a displacement; with a zero, 280 ppm
-# more.
+# CdBiO2Cl (CIF br1340): a local DBWM, 40 parameters. Its curve has the published cell with a displacement; with a zero,
+# 280 ppm more.
 CADMIUM_BISMUTH_OXYCHLORIDE = Paper(
     entry="lab_CdBiO2Cl_iucr",
     phase="CdBiO2Cl",
@@ -315,8 +315,8 @@ BARIUM_TITANATE = Paper(
     rwp_note="neither model has the intensity between split lines that domain walls leave",
 )
 
-# AlPO4 at 593 K (CIF br1322): GSAS, 41 parameters. The published curve holds lines of corundum, as of a holder. Intensities are
-# net, weights those of the counts.
+# AlPO4 at 593 K (CIF br1322): GSAS, 41 parameters. The published curve holds lines of corundum, as of a holder. Intensities
+# are net, weights those of the counts.
 ALUMINIUM_PHOSPHATE = Paper(
     entry="lab_AlPO4_593K_iucr",
     phase="AlPO4",
@@ -338,9 +338,9 @@ ALUMINIUM_PHOSPHATE = Paper(
 )
 
 
-# RbNb2O5F (repository ozakary/data-RbM2O5F): FullProf, 15 parameters and 93 points of background that were held, split rubidium
-# whose B is that of niobium. Ours have a tensor for niobium in place of a preferred orientation along [011], which has no
-# effect on a cubic powder to first order.
+# RbNb2O5F (repository ozakary/data-RbM2O5F): FullProf, 15 parameters and 93 points of background that were held, split
+# rubidium whose B is that of niobium. Ours have a tensor for niobium in place of a preferred orientation along [011], which
+# has no effect on a cubic powder to first order.
 RUBIDIUM_NIOBATE = Paper(
     entry="lab_RbNb2O5F_ozakary",
     phase="RbNb2O5F",

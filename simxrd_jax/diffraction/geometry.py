@@ -36,7 +36,7 @@ def position_shift_rad(sine: Float[Array, "*peak"], instrument: Instrument) -> F
     """Observed minus Bragg 2theta, without the zero shift: specimen displacement and transparency.
 
     displacement: -2 s cos(theta)/R, s positive away from source and detector (negative s puts lines high);
-    transparency of a thick flat specimen: -sin(2 theta)/(2 mu R) (mean shift).
+    transparency of a thick flat specimen: -sin(2 theta)/(2 mu R), the mean shift (its tail: `transparency`).
 
     Args:
       sine: sin(theta).

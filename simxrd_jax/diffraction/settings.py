@@ -90,6 +90,8 @@ class Settings:
         crosses the limit is a step.
       window: points of a peak's stretch in the windowed sum.
       slit_points: Gauss-Legendre points of a receiving slit in the dense and windowed sums.
+      depth_points: points of the depth in a transparent specimen, likewise. 24 err by 3e-7 of the peak where the tail is a
+        third as long as the line is wide; where it is as long, 24, 48 and 64 err by 1e-2, 7e-5 and 3e-6.
       chunk: peaks evaluated at once in the dense and windowed sums (memory against speed).
     """
 
@@ -100,6 +102,7 @@ class Settings:
     cut_far_peaks: bool = False
     window: int = 1024
     slit_points: int = 8
+    depth_points: int = 24
     chunk: int = 64
 
     def __post_init__(self) -> None:

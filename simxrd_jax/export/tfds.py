@@ -74,7 +74,8 @@ class PatternBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     yield number, _example({name: values[i] for name, values in block.columns.items()}, job.features)
                     number += 1
 
-    def download_and_prepare(self, **options: Any) -> None:
+    # The base class wraps its own in a logger, which a type checker takes for another kind of thing.
+    def download_and_prepare(self, **options: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """As of TensorFlow Datasets; afterwards README.md and croissant.json are written."""
         super().download_and_prepare(**options)
         folder = pathlib.Path(self.data_path)

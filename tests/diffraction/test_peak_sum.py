@@ -199,12 +199,15 @@ def test_fft_gradients_over_size_and_strain(x64, key, fwhm, bound):
     [
         ("axial", {"axial_source": 0.02, "axial_detector": 0.015, "zero_shift": 0.0, "grain_size": 2000.0}),
         ("slit", {"slit_width": 0.06, "grain_size": 2000.0, "stretch": 0.0}),
+        ("transparency", {"transparency": 1.2e-3, "grain_size": 2000.0, "microstrain": 2e-4}),
         ("tch", {"grain_size": 500.0, "microstrain": 1e-3, "caglioti_w": 0.008, "zero_shift": 0.0}),
         ("tch and axial", {"axial_source": 0.01, "axial_detector": 0.01, "grain_size": 1000.0}),
     ],
 )
 def test_fft_with_other_instrument_functions(x64, what, p):
-    settings = {"profile": "tch"} if "tch" in what else {}
+    settings: dict = {"profile": "tch"} if "tch" in what else {}
+    if "transparency" in p:
+        settings["depth_points"] = 64
     assert _value_error(_floats(**p), _instrument(), "10-80", **settings) <= 2e-4
     errors = _gradient_errors(_floats(**p), _instrument(), "10-80", **settings)
     assert max(errors.values()) <= 2e-3, errors

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterator
 
 import pytest
-from program_cache import plain_programs
+from program_cache import shared_programs
 
 from simxrd_jax.io.cif import read_cif
 from simxrd_jax.library.build import library_of
@@ -17,8 +17,8 @@ NAMES = ("Si", "Al2O3", "quartz", "triclinic", "TiO2_rutile")
 
 @pytest.fixture(scope="package", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
-    """Programs are compiled without optimisation, and kept for the other tests and the processes they start."""
-    with plain_programs(tmp_path_factory.mktemp("cache")) as folder:
+    """Programs are compiled once, for the other tests and the processes they start too."""
+    with shared_programs(tmp_path_factory.mktemp("cache")) as folder:
         yield folder
 
 

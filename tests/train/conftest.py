@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
-from program_cache import plain_programs
+from program_cache import shared_programs
 
 install_import_hook(["simxrd_jax.train.targets"], "runtime_types.check")
 
@@ -35,8 +35,8 @@ NAMES = (
 
 @pytest.fixture(scope="package", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
-    """Programs are compiled without optimisation, and kept for the other tests and the processes they start."""
-    with plain_programs(tmp_path_factory.mktemp("cache")) as folder:
+    """Programs are compiled once, for the other tests and the processes they start too."""
+    with shared_programs(tmp_path_factory.mktemp("cache")) as folder:
         yield folder
 
 

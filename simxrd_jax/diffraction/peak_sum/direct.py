@@ -1,7 +1,7 @@
 """Device zone. Dense and windowed peak sums: the profile evaluated point by point.
 
-Axial divergence, the receiving slit and tube tails turn each peak into a weighted set of shifted peaks first. Peaks are taken
-in chunks under `lax.scan`, rematerialised for reverse mode, so that memory stays at one chunk times the grid.
+Axial divergence, transparency, the receiving slit and tube tails turn each peak into a weighted set of shifted peaks first.
+Peaks are taken in chunks under `lax.scan`, rematerialised for reverse mode, so that memory stays at one chunk times the grid.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from simxrd_jax.diffraction.axial_divergence import axial_openings, opening_points
 from simxrd_jax.diffraction.profiles import PROFILES
 from simxrd_jax.diffraction.settings import Settings
+from simxrd_jax.diffraction.transparency import depth_points
 from simxrd_jax.diffraction.tube_tails import tail_points
 from simxrd_jax.diffraction.widths import peak_shape
 from simxrd_jax.numerics import DEGREE, constant
@@ -92,7 +93,7 @@ def finish(
 
 
 def _sub_peaks(peaks: PeakList, specimen: Specimen, instrument: Instrument, settings: Settings) -> _SubPeaks:
-    """Positions, intensities, sigmas and Lorentzian half widths, all flat, after axial divergence, slit and tails. [deg]"""
+    """Positions, intensities, sigmas and Lorentzian half widths, all flat, of the peaks that each peak becomes. [deg]"""
     sine = jnp.sin(0.5 * DEGREE * peaks.bragg_two_theta)
     line = None if instrument.line_fwhm is None else jnp.asarray(instrument.line_fwhm)[:, None]
     wavelength = jnp.asarray(instrument.wavelength)[:, None]
@@ -102,6 +103,10 @@ def _sub_peaks(peaks: PeakList, specimen: Specimen, instrument: Instrument, sett
     if openings is not None:
         shift, weight = opening_points(peaks.bragg_two_theta.ravel(), openings, settings.accuracy)
         position, intensity = position + shift, intensity * weight
+    if instrument.transparency is not None:
+        shift, weights = depth_points(peaks.bragg_two_theta.ravel(), instrument.transparency, settings.depth_points)
+        position = (position[:, :, None] + shift[:, None, :]).reshape(position.shape[0], -1)
+        intensity = (intensity[:, :, None] * weights).reshape(intensity.shape[0], -1)
     if instrument.slit_width is not None:
         nodes, weights = (constant(v, position) for v in np.polynomial.legendre.leggauss(settings.slit_points))
         position = (position[:, :, None] + 0.5 * instrument.slit_width * nodes).reshape(position.shape[0], -1)

@@ -7,8 +7,9 @@ isotropic widths are smooth functions of the Bragg angle. The steps, and what li
    the next. A stick goes to the 4 or 6 nearest nodes with Lagrange weights (error ~ the 4th or 6th power of that part).
 2. Spreading. Each share is spread over neighbouring fine-grid points with a B-spline (4 or 6 taps), whose transform is
    divided out. The aliases left are (f/(1-f))^order of the kernel at frequency f (cycles per fine point).
-3. Kernel. At each node the exact transform of the Voigt (or pseudo-Voigt) profile, the slit and the axial divergence.
-   Frequencies beyond the fine grid's Nyquist limit are missing: exp(-pi oversampling L/2) for a Lorentzian of L points.
+3. Kernel. At each node the exact transform of the Voigt (or pseudo-Voigt) profile, the slit, axial divergence and
+   transparency. Frequencies beyond the fine grid's Nyquist limit are missing: exp(-pi oversampling L/2) for a Lorentzian
+   of L points.
 4. Sampling. The fine spectrum is folded onto the grid's own frequencies, so the inverse transform has the grid's length
    whatever the oversampling: exact sampling of the fine pattern.
    Strain that depends on direction makes widths differ at one angle: a stick then goes to Chebyshev nodes over the range of
@@ -41,12 +42,15 @@ from jaxtyping import Complex, Float, Int
 from simxrd_jax.diffraction.axial_divergence import axial_openings, mean_shift, opening_points
 from simxrd_jax.diffraction.profiles import tch_parameters
 from simxrd_jax.diffraction.settings import Accuracy, Settings
+from simxrd_jax.diffraction.transparency import depth_transform, mean_tail
 from simxrd_jax.diffraction.tube_tails import tail_transform
 from simxrd_jax.diffraction.widths import PeakShape, peak_shape, voigt_fwhm
 from simxrd_jax.errors import InputError
 from simxrd_jax.numerics import DEGREE, FWHM_PER_SIGMA, constant, cos_sin
 from simxrd_jax.types import Array, Grid, Instrument, PeakList, Scalar, Specimen
 
+# Real and imaginary part of a transform.
+_Parts = tuple[Float[Array, "*any"], Float[Array, "*any"]]
 # Peaks below this FWHM get a Gaussian floor; 2.5 points is where the accuracy is still promised.
 MIN_FWHM_POINTS = 2.5
 # Padding on each side of the window as a share of its length: far enough that the wrapped tails seen inside are smooth.
@@ -230,10 +234,7 @@ def finish(
     plan = _make_plan(grid.size, settings.accuracy)
     spectra = jnp.fft.rfft(total.rows)
     parts = []
-    openings = axial_openings(instrument)
-    axial: list[Any] = [None] * total.nodes.shape[0]
-    if openings is not None:
-        axial = list(zip(*_axial_transform(total.nodes, openings, grid, settings, plan), strict=True))
+    skews = _skews(total.nodes, instrument, grid, settings, plan)
     for group in range(total.rows.shape[0]):
         # Natural widths differ from line to line, so each line has kernels of its own.
         line = None if instrument.line_fwhm is None else group
@@ -241,12 +242,12 @@ def finish(
         kernels = [_kernels(total.nodes, strain, line, specimen, instrument, grid, settings, plan) for strain in strains]
         for node in range(total.nodes.shape[0]):
             rows = spectra[group, node * len(strains) : (node + 1) * len(strains)]
-            parts.append(_product(rows, [kernel[node] for kernel in kernels], axial[node]))
+            parts.append(_product(rows, [kernel[node] for kernel in kernels], skews[node]))
     # Real and imaginary parts apart and node by node: XLA on CPU sums over an axis of complex numbers one by one.
     real, imaginary = sum(part[0] for part in parts), sum(part[1] for part in parts)
     beside = tail_transform(instrument, constant(plan.frequency, total.rows) / grid.step)
     if beside is not None:
-        real, imaginary = real * beside[0] - imaginary * beside[1], imaginary * beside[0] + real * beside[1]
+        real, imaginary = _complex_product((real, imaginary), beside)
     spectrum = lax.complex(real, imaginary)
     spectrum = spectrum * constant(plan.inverse_spline, total.rows)
     periodic = jnp.fft.irfft(_fold(spectrum, plan), n=plan.native)
@@ -258,15 +259,32 @@ def finish(
 def _product(
     rows: Complex[Array, "strain frequency"],
     kernels: Sequence[Float[Array, " frequency"]],
-    axial: tuple[Float[Array, " frequency"], Float[Array, " frequency"]] | None,
-) -> tuple[Float[Array, " frequency"], Float[Array, " frequency"]]:
-    """Real and imaginary part of the spectra of an angle's rows times their kernels, and times axial divergence's."""
+    skew: _Parts | None,
+) -> _Parts:
+    """Real and imaginary part of the spectra of an angle's rows times their kernels, and times the skew parts' transform."""
     real = sum(jnp.real(row) * kernel for row, kernel in zip(rows, kernels, strict=True))
     imaginary = sum(jnp.imag(row) * kernel for row, kernel in zip(rows, kernels, strict=True))
-    if axial is None:
-        return real, imaginary
-    even, odd = axial
-    return real * even - imaginary * odd, imaginary * even + real * odd
+    return (real, imaginary) if skew is None else _complex_product((real, imaginary), skew)
+
+
+def _skews(
+    nodes: Float[Array, " node"], instrument: Instrument, grid: Grid, settings: Settings, plan: _Plan
+) -> Sequence[_Parts | None]:
+    """Transform of what is not even about a line's place, at each node: axial divergence and transparency."""
+    openings, found = axial_openings(instrument), None
+    if openings is not None:
+        found = _axial_transform(nodes, openings, grid, settings, plan)
+    if instrument.transparency is not None:
+        tail = mean_tail(nodes, instrument.transparency) / grid.step
+        depth = depth_transform(tail[:, None] * constant(plan.frequency, nodes))
+        found = depth if found is None else _complex_product(found, depth)
+    return [None] * len(nodes) if found is None else list(zip(*found, strict=True))
+
+
+def _complex_product(first: _Parts, second: _Parts) -> _Parts:
+    """Of numbers given as real and imaginary part."""
+    (a, b), (c, d) = first, second
+    return a * c - b * d, a * d + b * c
 
 
 def node_count(grid: Grid, instrument: Instrument, accuracy: Accuracy) -> int:
@@ -314,6 +332,8 @@ def _node_angles(
         opening = sum(openings[:3])
         reach = jnp.rad2deg(0.5 * opening**2 / jnp.tan(DEGREE * jnp.clip(table, 1.0, 179.0)))
         change = change + jnp.abs(jnp.diff(reach))
+    if instrument.transparency is not None:
+        change = change + jnp.abs(jnp.diff(mean_tail(table, instrument.transparency)))
     # Widths are compared with at least two grid points: finer structure than that is not on the grid.
     change = change / jnp.maximum(0.5 * (width[1:] + width[:-1]), 2.0 * grid.step)
     total = jnp.sum(change)
@@ -407,7 +427,7 @@ def _kernels(
     settings: Settings,
     plan: _Plan,
 ) -> Float[Array, "node frequency"]:
-    """Transform of the unit-area profile at each node, which is real: axial divergence, which is not even, is left out."""
+    """Transform of the unit-area profile at each node, which is real: what is not even is left to `_skews`."""
     sine = jnp.sin(0.5 * DEGREE * nodes)
     own = None if strain is None else jnp.broadcast_to(strain, sine.shape)
     if line is None:
