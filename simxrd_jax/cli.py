@@ -348,7 +348,19 @@ def predict(runs: tuple[str, ...], **given: Any) -> None:
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="Start value of a parameter, see --list.")
 @_option("--background", type=click.IntRange(1, 36), metavar="N", help="Chebyshev terms (default: 8).")
 @_option("--geometry", type=click.Choice(["flat", "capillary"]), help="What moves lines: height or zero (default: flat).")
+@click.option(
+    "--hump", "humps", nargs=2, type=float, multiple=True, metavar="POS FWHM", help="A hump in the background (deg)."
+)
 @click.option("--texture", "textures", multiple=True, metavar="PHASE=h,k,l", help="Preferred orientation of a phase.")
+@click.option("--harmonics", multiple=True, metavar="PHASE=ORDER", help="The same by spherical harmonics of orders to 12.")
+@click.option("--stephens", multiple=True, metavar="PHASE", help="Microstrain of a phase depends on direction.")
+@click.option(
+    "--grain-diameter",
+    "diameters",
+    multiple=True,
+    metavar="PHASE=UM",
+    help="For weight fractions after Brindley (micrometres).",
+)
 @click.option("--symmetric", is_flag=True, help="Peaks without the asymmetry of axial divergence.")
 @click.option(
     "--mode",
@@ -372,21 +384,24 @@ def refine(context: click.Context, data: tuple[str, ...], only_list: bool, outpu
     (refinement.cif), fit.png and instrument.json. Several patterns get a folder each and one table, results.csv and .html; one
     that fails stops no other. Uncertainties are scaled by the goodness of fit.
     """
-    from simxrd_jax.commands.refine import Options, list_parameters, parse_modes, parse_textures, parse_values, refine_files
+    from simxrd_jax.commands import refine as work
 
     if not given["phases"]:
         raise click.UsageError("name at least one structure with --phase FILE.cif")
-    values, textures = parse_values(given.pop("values")), parse_textures(given.pop("textures"))
-    axial = not given.pop("symmetric")
     chosen = {name: value for name, value in given.items() if value is not None}
-    modes = parse_modes(chosen.pop("modes"))
-    options = Options(values=values, textures=textures, axial=axial, modes=modes, **chosen)
+    chosen["axial"] = not chosen.pop("symmetric")
+    chosen["values"] = work.parse_values(chosen["values"])
+    chosen["textures"] = work.parse_textures(chosen["textures"])
+    chosen["harmonics"] = work.parse_numbers(chosen["harmonics"], "--harmonics", "brucite=4", int)
+    chosen["diameters"] = work.parse_numbers(chosen["diameters"], "--grain-diameter", "magnetite=5")
+    chosen["modes"] = work.parse_modes(chosen["modes"])
+    options = work.Options(**chosen)
     if only_list:
-        click.echo(list_parameters(data[0], options))
+        click.echo(work.list_parameters(data[0], options))
         return
     if output is None:
         raise click.UsageError("name a folder for the results with -o")
-    if refine_files(data, options, output, say=_say):
+    if work.refine_files(data, options, output, say=_say):
         context.exit(1)
 
 

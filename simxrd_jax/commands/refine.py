@@ -20,8 +20,17 @@ from simxrd_jax.io.instruments import InstrumentFile, read_instrument
 from simxrd_jax.io.patterns import MeasuredPattern, read_pattern
 from simxrd_jax.io.xy import write_together
 from simxrd_jax.phases import as_radiation
-from simxrd_jax.refine.build import MODES, InstrumentStart, Model, PhaseStart, make_model
+from simxrd_jax.refine.build import (
+    MODES,
+    OPTIONAL_FIELDS,
+    OPTIONAL_SPECIMEN_FIELDS,
+    InstrumentStart,
+    Model,
+    PhaseStart,
+    make_model,
+)
 from simxrd_jax.refine.fit import Refinement
+from simxrd_jax.refine.microabsorption import of_refinement as microabsorption_of
 from simxrd_jax.refine.numbers import with_uncertainty
 from simxrd_jax.refine.page import overview_html
 from simxrd_jax.refine.plans import Plan, changed, default_plan, read_plan
@@ -48,7 +57,11 @@ class Options:
       values: parameter -> start value.
       background: Chebyshev terms.
       geometry: "flat" or "capillary".
+      humps: position and FWHM of amorphous humps in the background. [deg]
       textures: phase -> axis of preferred orientation.
+      harmonics: phase -> greatest order of a texture by spherical harmonics.
+      stephens: phases whose microstrain depends on direction.
+      diameters: phase -> diameter of its grains, for Brindley's correction. [um]
       axial: whether peaks have the asymmetry of axial divergence.
       modes: phase -> one of `MODES`; "" is for all that are not named.
       starts, spread, seed: how many starts are drawn for each pattern, within what share of the cell, and from which seed.
@@ -67,7 +80,11 @@ class Options:
     values: dict[str, float] = dataclasses.field(default_factory=dict)
     background: int = 8
     geometry: str = "flat"
+    humps: tuple[tuple[float, float], ...] = ()
     textures: dict[str, tuple[float, float, float]] = dataclasses.field(default_factory=dict)
+    harmonics: dict[str, int] = dataclasses.field(default_factory=dict)
+    stephens: tuple[str, ...] = ()
+    diameters: dict[str, float] = dataclasses.field(default_factory=dict)
     axial: bool = True
     modes: dict[str, str] = dataclasses.field(default_factory=dict)
     starts: int = 1
@@ -113,6 +130,33 @@ def parse_textures(given: Sequence[str]) -> dict[str, tuple[float, float, float]
         except ValueError:
             raise InputError(f"--texture {text}: expected PHASE=h,k,l, such as brucite=0,0,1") from None
         found[name.strip()] = (h, k, l)
+    return found
+
+
+def parse_numbers(given: Sequence[str], option: str, example: str, kind: Callable[[str], Any] = float) -> dict[str, Any]:
+    """PHASE=NUMBER pairs.
+
+    Args:
+      given: texts.
+      option: whose they are, for the message.
+      example: likewise.
+      kind: float or int.
+
+    Raises:
+      InputError: one that is not, or a phase given twice.
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        name, _, number = text.rpartition("=")
+        try:
+            value = kind(number)
+        except ValueError:
+            name, value = "", 0
+        if not name.strip():
+            raise InputError(f"{option} {text}: expected PHASE=NUMBER, such as {example}")
+        if name.strip() in found:
+            raise InputError(f"{option}: {name.strip()} is given twice; give it once")
+        found[name.strip()] = value
     return found
 
 
@@ -165,14 +209,34 @@ def _model(
     measured: MeasuredPattern, stated: InstrumentFile | None, values: dict[str, float], radiation: Radiation, options: Options
 ) -> tuple[Model, Plan]:
     names = [_phase_name(text) for text in options.phases]
-    for option, named in (("texture", options.textures), ("mode", options.modes)):
-        for name in named:
+    named = {
+        "texture": options.textures, "harmonics": options.harmonics, "stephens": options.stephens,
+        "grain-diameter": options.diameters, "mode": options.modes,
+    }  # fmt: skip
+    for option, phases_named in named.items():
+        for name in phases_named:
             if name and name not in [n for n, _ in names]:
                 known = ", ".join(n for n, _ in names)
                 raise InputError(f"--{option} {name}: there is no such phase; choose from {known}")
     mode = options.modes.get("", "rietveld")
+    modes = {name: options.modes.get(name, mode) for name, _ in names}
+    without = next((name for name, mode in modes.items() if mode != "rietveld"), None)
+    if options.diameters and without is not None:
+        raise InputError(
+            f"--grain-diameter: {without} is refined without atoms, which tells no weight fractions; leave it out"
+        )
+    stated_values, more = _optional_values(options.values, [name for name, _ in names])
+    values |= more
     phases = [
-        PhaseStart(name, read_cif(path), options.textures.get(name), mode=options.modes.get(name, mode))
+        PhaseStart(
+            name,
+            read_cif(path),
+            options.textures.get(name),
+            stephens=name in options.stephens,
+            harmonics_order=options.harmonics.get(name, 0),
+            values=stated_values[name],
+            mode=modes[name],
+        )
         for name, path in names
     ]
     # At a start that is the same for both ends of the axis they are tied.
@@ -183,6 +247,7 @@ def _model(
         measured.two_theta,
         instrument=InstrumentStart(values | axial, has_axial_divergence=options.axial),
         background_terms=options.background,
+        humps=options.humps,
     )
     model.table.values(options.values)  # a wrong name is said before anything is fitted
     plan = default_plan(model, position=POSITIONS[options.geometry], refines_instrument=stated is None)
@@ -190,6 +255,16 @@ def _model(
     for stage in plan.stages:
         model.table.matching((*stage.free, *stage.fixed))
     return model, plan
+
+
+def _optional_values(values: dict[str, float], phases: Sequence[str]) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Of start values those that bring an effect into the model: of each phase, and of the instrument."""
+    instrument = {f: values[name] for f in OPTIONAL_FIELDS if (name := f"instrument.{f}") in values}
+    of_phases = {
+        phase: {f: values[name] for f in OPTIONAL_SPECIMEN_FIELDS if (name := f"phases.{phase}.{f}") in values}
+        for phase in phases
+    }
+    return of_phases, instrument
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -234,7 +309,10 @@ def _refined(data: Sequence[str], options: Options, say: Callable[[str], None]) 
             continue
         search = result if isinstance(result, MultiStart) else None
         fit = result.best if isinstance(result, MultiStart) else result
-        yield _Done(dataclasses.replace(fit, warnings=(*item[1], *fit.warnings)), search)
+        corrected = microabsorption_of(fit, options.diameters) if options.diameters else None
+        coarse = () if corrected is None else corrected.warnings
+        warnings = (*item[1], *fit.warnings, *coarse)
+        yield _Done(dataclasses.replace(fit, warnings=warnings, microabsorption=corrected), search)
 
 
 def _search(job: Job, options: Options, say: Callable[[str], None]) -> MultiStart | InputError:
@@ -259,6 +337,14 @@ def refine_files(data: Sequence[str], options: Options, output: str, *, say: Cal
     Raises:
       InputError: a folder that already holds a result, or options that do not go together.
     """
+    for place, width in options.humps:
+        if not width > 0:
+            raise InputError(
+                f"--hump {place:g} {width:g}: the width must be above 0 deg; give position and width at half height"
+            )
+    for name, diameter in options.diameters.items():
+        if not (np.isfinite(diameter) and diameter > 0):
+            raise InputError(f"--grain-diameter {name}={diameter:g}: must be a positive number of micrometres")
     if options.starts < 1:
         raise InputError(f"--starts {options.starts}: at least one start is needed; give 1 or more")
     if options.batch < 1:
@@ -320,6 +406,9 @@ def summary(fit: Refinement) -> str:
             words.append(f"{lines_of} intensities ({phase.mode})")
         elif len(fit.model.phases) > 1:
             words.append(f"{with_uncertainty(100 * share, 100 * sigma)} wt%")
+            if fit.microabsorption is not None:
+                share, sigma, tau = fit.microabsorption[phase.name]
+                words.append(f"{with_uncertainty(100 * share, 100 * sigma)} wt% after Brindley (tau {tau:.3f})")
         lines.append(f"  {phase.name}: {', '.join(words)}")
     return "\n".join([*lines, *(f"warning: {warning}" for warning in fit.warnings)])
 
@@ -406,6 +495,8 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
         row[f"{phase} R_Bragg"] = values["r_bragg"]
         if values["weight_fraction"] is not None:
             row[f"{phase} weight fraction"] = values["weight_fraction"][0]
+        if "brindley" in values:
+            row[f"{phase} weight fraction, Brindley"] = values["brindley"]["weight_fraction"][0]
     return row
 
 

@@ -212,7 +212,7 @@ def make_model(
     for phase in phases:
         if phase.mode not in MODES:
             raise InputError(f"{phase.name} has no mode {phase.mode!r}{nearest(phase.mode, dict.fromkeys(MODES))}")
-        if phase.mode != "rietveld" and phase.texture_axis is not None:
+        if phase.mode != "rietveld" and (phase.texture_axis is not None or phase.harmonics_order):
             raise InputError(f"{phase.name}: free intensities hold its texture already; leave out the texture or the mode")
     if not phases:
         raise InputError("a refinement needs at least one phase; give --phase FILE.cif")

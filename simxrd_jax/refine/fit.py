@@ -11,7 +11,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,9 @@ from simxrd_jax.refine.parameters import KINDS, Transforms, to_internal, to_valu
 from simxrd_jax.refine.plans import Plan, Stage
 from simxrd_jax.refine.start import width_starts
 from simxrd_jax.types import Array, PeakList
+
+if TYPE_CHECKING:
+    from simxrd_jax.refine.microabsorption import Microabsorption
 
 # A stage that others follow ends where a step promises less than this share of the sum of squares.
 STAGE_DROP = 3e-3
@@ -251,6 +254,7 @@ class Refinement:
       converged: of the last stage.
       seconds: of the fit, compilation included.
       warnings: one sentence each.
+      microabsorption: fractions after Brindley's correction, where grain diameters were given.
     """
 
     model: Model
@@ -272,6 +276,7 @@ class Refinement:
     converged: bool
     seconds: float
     warnings: tuple[str, ...]
+    microabsorption: Microabsorption | None = None
 
     def __getitem__(self, name: str) -> tuple[float, float]:
         """Value and standard uncertainty of a parameter."""

@@ -109,6 +109,11 @@ class Microabsorption:
     diameter: Float[np.ndarray, " phase"]
     warnings: tuple[str, ...]
 
+    def __getitem__(self, name: str) -> tuple[float, float, float]:
+        """Corrected fraction, its standard uncertainty, and tau of a phase."""
+        i = self.names.index(name)
+        return float(self.fraction[i]), float(self.sigma[i]), float(self.tau[i])
+
 
 def corrected_fractions(
     names: Sequence[str],

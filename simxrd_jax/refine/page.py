@@ -32,6 +32,7 @@ from simxrd_jax.refine.build import Tie
 from simxrd_jax.refine.derived import RefinedPhase
 from simxrd_jax.refine.figure import runs
 from simxrd_jax.refine.fit import Refinement
+from simxrd_jax.refine.microabsorption import Microabsorption
 from simxrd_jax.refine.numbers import with_uncertainty
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
@@ -196,6 +197,9 @@ to move; Ctrl and wheel, or + and &minus;, to zoom. Ticks stand at the first emi
 
 def _phase_table(fit: Refinement, phases: Sequence[RefinedPhase], links: Links) -> str:
     heads = {"phase": "", "weight (%)": "number", "space group": ""}
+    corrected = fit.microabsorption
+    if corrected is not None:
+        heads["after Brindley (%)"] = "number"
     heads |= dict.fromkeys(("a", "b", "c (Å)", "&alpha;", "&beta;", "&gamma; (°)"), "number")
     heads |= {"volume (Å³)": "number", "density (g/cm³)": "number", "R<sub>Bragg</sub> (%)": "number", "": ""}
     lines = []
@@ -211,6 +215,7 @@ def _phase_table(fit: Refinement, phases: Sequence[RefinedPhase], links: Links) 
             _cell(swatch + _text(phase.name), "name"),
             _cell(with_uncertainty(100 * share, 100 * sigma), "number"),
             _cell(_text(group), "group"),
+            *([] if corrected is None else [_cell(_corrected(corrected, phase.name), "number")]),
             *(_cell(with_uncertainty(value, sigma), "number") for value, sigma in six),
             _cell(volume, "number"),
             _cell(density, "number"),
@@ -219,6 +224,11 @@ def _phase_table(fit: Refinement, phases: Sequence[RefinedPhase], links: Links) 
         ]
         lines.append(_row(cells))
     return "<h2>Phases</h2>" + _table(heads, [f"<tbody>{''.join(lines)}</tbody>"], 'id="phases"')
+
+
+def _corrected(corrected: Microabsorption, phase: str) -> str:
+    share, sigma, _ = corrected[phase]
+    return with_uncertainty(100 * share, 100 * sigma)
 
 
 def _parameter_table(fit: Refinement) -> str:

@@ -63,6 +63,9 @@ def result_dict(fit: Refinement) -> dict[str, Any]:
             "weight_fraction": [share, _number(sigma)] if math.isfinite(share) else None,
             "r_bragg": _number(fit.r_bragg[phase.name]),
         }
+        if fit.microabsorption is not None:
+            share, sigma, tau = fit.microabsorption[phase.name]
+            phases[phase.name]["brindley"] = {"weight_fraction": [share, _number(sigma)], "tau": tau}
     agreement = {name: _number(value) for name, value in dataclasses.asdict(fit.agreement).items()}
     return {
         **agreement,

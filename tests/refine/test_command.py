@@ -143,6 +143,21 @@ def test_the_list_names_every_parameter(simxrd, measured, silicon):
     assert "axial" not in answer.out
 
 
+def test_effects_are_there_once_they_are_asked_for(simxrd, measured, silicon):
+    asked = ("--hump", "40", "6", "--stephens", "Si", "--harmonics", "Si=4")
+    stated = ("--set", "phases.Si.absorption_mu_t=0.4", "--set", "instrument.transparency=0.001")
+    answer = simxrd("refine", measured, "--phase", silicon, *OPTIONS, *asked, *stated, "--list")
+    assert answer.code == 0, answer.err
+    start = {line.split()[0]: line.split()[1] for line in answer.out.splitlines()}
+    assert start["background.hump_position.0"] == "40"
+    assert start["phases.Si.absorption_mu_t"] == "0.4"
+    assert start["instrument.transparency"] == "0.001"
+    assert {"phases.Si.stephens.400", "phases.Si.stephens.220", "phases.Si.harmonics.4_0"} <= set(start)
+    assert "phases.Si.microstrain" not in start
+    plain = simxrd("refine", measured, "--phase", silicon, *OPTIONS, "--list").out
+    assert not any(name in plain for name in ("hump", "stephens", "harmonics", "absorption", "transparency"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -162,6 +177,13 @@ def test_the_list_names_every_parameter(simxrd, measured, silicon):
         (("--mode", "Ge=lebail"), "--mode Ge: there is no such phase; choose from Si"),
         (("--mode", "lebail", "--mode", "pawley"), "given twice"),
         (("--mode", "lebail", "--texture", "Si=0,0,1"), "free intensities hold its texture"),
+        (("--harmonics", "Si=three"), "expected PHASE=NUMBER, such as brucite=4"),
+        (("--harmonics", "Si=3"), "must be an even number from 2 to 12"),
+        (("--stephens", "Ge"), "--stephens Ge: there is no such phase"),
+        (("--grain-diameter", "Si"), "--grain-diameter Si: expected PHASE=NUMBER"),
+        (("--grain-diameter", "Si=-2"), "must be a positive number"),
+        (("--grain-diameter", "Si=2", "--mode", "lebail"), "tells no weight fractions"),
+        (("--hump", "40", "0"), "--hump 40 0: the width must be above 0"),
         (("--starts", "0"), "--starts 0: at least one start is needed"),
         (("--starts", "2", "--spread", "3"), "--spread 3: must be between"),
         (("--batch", "0"), "--batch 0: at least one pattern"),

@@ -10,6 +10,7 @@ import pytest
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.instruments import read_instrument
 from simxrd_jax.refine import report
+from simxrd_jax.refine.microabsorption import of_refinement
 from simxrd_jax.refine.report import FILES, PAGE_FILE, phase_files, write_report
 
 
@@ -21,6 +22,19 @@ def test_all_files_are_written_and_none_over_others(fitted, tmp_path):
     with pytest.raises(InputError, match="already holds a result"):
         write_report(fitted, tmp_path)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_brindleys_fractions_stand_beside_the_plain_ones(fitted):
+    fine = dataclasses.replace(fitted, microabsorption=of_refinement(fitted, {}))
+    for phase in report.result_dict(fine)["phases"].values():
+        assert phase["brindley"]["tau"] == 1.0
+        assert phase["brindley"]["weight_fraction"][0] == pytest.approx(phase["weight_fraction"][0], rel=1e-12)
+    coarse = report.result_dict(dataclasses.replace(fitted, microabsorption=of_refinement(fitted, {"wuestite": 5.0})))
+    phase = coarse["phases"]["wuestite"]
+    assert phase["brindley"]["tau"] < 1.0
+    assert phase["brindley"]["weight_fraction"][0] > phase["weight_fraction"][0]
+    assert sum(p["brindley"]["weight_fraction"][0] for p in coarse["phases"].values()) == pytest.approx(1.0)
+    assert "brindley" not in report.result_dict(fitted)["phases"]["wuestite"]
 
 
 def test_a_users_own_cif_is_not_overwritten(fitted, tmp_path):
