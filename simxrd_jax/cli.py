@@ -346,6 +346,9 @@ def predict(runs: tuple[str, ...], **given: Any) -> None:
 @click.option("--fix", "fixed", multiple=True, metavar="GLOB", help="Hold these in all stages.")
 @_option("--plan", metavar="FILE.json", help="Stages (default: a plan made for the phases).")
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="Start value of a parameter, see --list.")
+@click.option("--bound", "bounds", multiple=True, metavar="GLOB=LO:HI", help="Keep values within an interval.")
+@click.option("--tie", "ties", multiple=True, metavar="GLOB=[FACTOR*]NAME", help="Let values follow another.")
+@click.option("--restrain", "restraints", multiple=True, metavar="GLOB=VALUE:SIGMA", help="What is known of values.")
 @_option("--background", type=click.IntRange(1, 36), metavar="N", help="Chebyshev terms (default: 8).")
 @_option("--geometry", type=click.Choice(["flat", "capillary"]), help="What moves lines: height or zero (default: flat).")
 @click.option(
@@ -385,12 +388,14 @@ def refine(context: click.Context, data: tuple[str, ...], only_list: bool, outpu
     that fails stops no other. Uncertainties are scaled by the goodness of fit.
     """
     from simxrd_jax.commands import refine as work
+    from simxrd_jax.refine.constraints import parse_bounds
 
     if not given["phases"]:
         raise click.UsageError("name at least one structure with --phase FILE.cif")
     chosen = {name: value for name, value in given.items() if value is not None}
     chosen["axial"] = not chosen.pop("symmetric")
     chosen["values"] = work.parse_values(chosen["values"])
+    chosen["bounds"] = parse_bounds(chosen["bounds"])
     chosen["textures"] = work.parse_textures(chosen["textures"])
     chosen["harmonics"] = work.parse_numbers(chosen["harmonics"], "--harmonics", "brucite=4", int)
     chosen["diameters"] = work.parse_numbers(chosen["diameters"], "--grain-diameter", "magnetite=5")

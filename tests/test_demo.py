@@ -45,14 +45,16 @@ def test_symbols_are_set_as_printed():
 def test_demo_writes_its_figures_and_says_where(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
     library = dataclasses.replace(CONFIG.library, batch=16, batches=2, shown=4)
     training = dataclasses.replace(CONFIG.training, steps=4, validate_every=2, log_every=2, validation_patterns=8)
-    config = dataclasses.replace(CONFIG, references=CONFIG.references[:1], library=library, fit=SMALL_FIT, training=training)
+    small = {"library": library, "fit": SMALL_FIT, "training": training, "references": CONFIG.references[:1]}
+    config = dataclasses.replace(CONFIG, **small)
     main(["--output", str(tmp_path / "figures")], config)
     written = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    assert written == ["convergence.png", "fit.png", "library.png", "reference_Si.png", "training"]
+    assert written == ["LaB6.png", "convergence.png", "fit.png", "library.png", "reference_Si.png", "training"]
     assert (tmp_path / "figures" / "training" / "confusion_crystal_system.png").exists()
     printed = capsys.readouterr().out
     assert str((tmp_path / "figures").resolve()) in printed
     assert "1 1 1 at 28.44" in printed
+    assert "ppm from the certified 4.156780 A" in printed
     assert "patterns/s" in printed
     assert "411 simulated, of unseen structures" in printed
     assert "9 measured" in printed

@@ -99,11 +99,13 @@ class Config:
     """What the demo does.
 
     Attributes:
+      standard: folder of the measured standard that is refined, or None to leave it out.
       references: crystals whose ideal patterns are drawn.
       reference_conditions: under which.
-      library, fit, training: the other three parts.
+      library, fit, training: the other parts.
     """
 
+    standard: Path | None = DATASETS / "refinement"
     references: tuple[Path, ...] = tuple(DATASETS / "cifs" / f"{name}.cif" for name in ("Si", "LaB6", "Al2O3"))
     reference_conditions: Mapping[str, float] = field(
         default_factory=lambda: {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 
 import numpy as np
 
@@ -11,10 +12,10 @@ from simxrd_jax.constants import Radiation
 from simxrd_jax.diffraction.settings import REFINEMENT, Settings
 from simxrd_jax.io.cif import read_cif
 from simxrd_jax.io.instruments import read_instrument
-from simxrd_jax.io.patterns import read_pattern
-from simxrd_jax.refine.build import InstrumentStart, PhaseStart, make_model
+from simxrd_jax.io.patterns import MeasuredPattern, read_pattern
+from simxrd_jax.refine.build import InstrumentStart, Model, PhaseStart, make_model
 from simxrd_jax.refine.fit import Refinement
-from simxrd_jax.refine.plans import cumulative
+from simxrd_jax.refine.plans import Plan, cumulative
 
 PPM = 1e6
 
@@ -91,34 +92,50 @@ LAB6_GEOMETRY = {
 LAB6_ACCURACY = dataclasses.replace(REFINEMENT, nodes_per_fold=4.5, oversampling=1.25, axial_frequencies=16)
 
 
+# Without rays that are inclined before the specimen; the axial openings are refined, as one.
+LAB6_ONE_SIDED = {name: value for name, value in LAB6_GEOMETRY.items() if name not in ("axial_tube", "soller")}
+LAB6_ONE_SIDED |= {"axial_source": 0.03, "axial_detector": 0.03}
+LAB6_FILES = {"pattern": "nist_srm660c_100a.cif", "start": "LaB6_cod_1000055.cif"}
+
+
+def lab6_model(folder: pathlib.Path, radiation: str, values: dict[str, float]) -> tuple[Model, MeasuredPattern]:
+    """SRM 660c from the cell of a COD entry, and its pattern."""
+    measured = read_pattern(folder / LAB6_FILES["pattern"])
+    model = make_model(
+        [PhaseStart("LaB6", read_cif(folder / LAB6_FILES["start"]))],
+        radiation,
+        measured.two_theta,
+        instrument=InstrumentStart(values),
+        background_terms=8,
+        settings=Settings(accuracy=LAB6_ACCURACY),
+    )
+    return model, measured
+
+
+def lab6_plan(axial: str) -> Plan:
+    """Zero held, displacement free, one opening of the axial geometry free."""
+    steps = {
+        "scale, background": ("@scale", "@background"),
+        "cell, displacement": ("@cell", "instrument.displacement"),
+        "widths": ("*.grain_size", "*.microstrain", "instrument.caglioti_w"),
+        "axial": (axial,),
+        "sites": ("*.sites.*.biso", "@coordinate"),
+    }
+    return cumulative("LaB6", steps)
+
+
 def lanthanum_hexaboride(tools: Tools) -> Outcome:
     """SRM 660c from the COD cell: zero held at 0, displacement free, flat specimen and axial geometry as the CIF states it."""
     folder, truth = tools.data / "lab_LaB6_nist_srm660c", tools.truth("lab_LaB6_nist_srm660c")
-    measured = read_pattern(folder / "nist_srm660c_100a.cif")
-    phase = PhaseStart("LaB6", read_cif(folder / "LaB6_cod_1000055.cif"))
 
     def fit(name: str, radiation: str, values: dict[str, float], axial: str) -> tuple[Refinement, FitRecord]:
-        model = make_model(
-            [phase],
-            radiation,
-            measured.two_theta,
-            instrument=InstrumentStart(values),
-            background_terms=8,
-            settings=Settings(accuracy=LAB6_ACCURACY),
-        )
-        steps = {
-            "scale, background": ("@scale", "@background"),
-            "cell, displacement": ("@cell", "instrument.displacement"),
-            "widths": ("*.grain_size", "*.microstrain", "instrument.caglioti_w"),
-            "axial": (axial,),
-            "sites": ("*.sites.*.biso", "@coordinate"),
-        }
-        return tools.fit(name, model, measured.intensity, cumulative("LaB6", steps), sigma=measured.sigma)
+        model, measured = lab6_model(folder, radiation, values)
+        return tools.fit(name, model, measured.intensity, lab6_plan(axial), sigma=measured.sigma)
 
-    one_sided = {name: value for name, value in LAB6_GEOMETRY.items() if name not in ("axial_tube", "soller")}
-    one_sided |= {"axial_source": 0.03, "axial_detector": 0.03}
     stated, record = fit("four lines, geometry of the CIF", "CuKa4", LAB6_GEOMETRY, "instrument.axial_detector")
-    plain, plain_record = fit("doublet, axial divergence behind the specimen", "CuKa", one_sided, "instrument.axial_source")
+    plain, plain_record = fit(
+        "doublet, axial divergence behind the specimen", "CuKa", LAB6_ONE_SIDED, "instrument.axial_source"
+    )
     value, sigma = stated["phases.LaB6.cell.a"]
     ppm = (value / truth["a"] - 1) * PPM
     findings = (

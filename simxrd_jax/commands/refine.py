@@ -29,6 +29,7 @@ from simxrd_jax.refine.build import (
     PhaseStart,
     make_model,
 )
+from simxrd_jax.refine.constraints import constrained, parse_restraints, parse_ties
 from simxrd_jax.refine.fit import Refinement
 from simxrd_jax.refine.microabsorption import of_refinement as microabsorption_of
 from simxrd_jax.refine.numbers import with_uncertainty
@@ -55,6 +56,8 @@ class Options:
       free, fixed: patterns of parameters.
       plan: file, or None for the default.
       values: parameter -> start value.
+      bounds: parameter -> lowest and highest value.
+      ties, restraints: as the command takes them, see `constraints`.
       background: Chebyshev terms.
       geometry: "flat" or "capillary".
       humps: position and FWHM of amorphous humps in the background. [deg]
@@ -78,6 +81,9 @@ class Options:
     fixed: tuple[str, ...] = ()
     plan: str | None = None
     values: dict[str, float] = dataclasses.field(default_factory=dict)
+    bounds: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    ties: tuple[str, ...] = ()
+    restraints: tuple[str, ...] = ()
     background: int = 8
     geometry: str = "flat"
     humps: tuple[tuple[float, float], ...] = ()
@@ -249,6 +255,8 @@ def _model(
         background_terms=options.background,
         humps=options.humps,
     )
+    ties, restraints = parse_ties(options.ties, model), parse_restraints(options.restraints, model)
+    model = constrained(model, bounds=options.bounds, ties=ties, restraints=restraints)
     model.table.values(options.values)  # a wrong name is said before anything is fitted
     plan = default_plan(model, position=POSITIONS[options.geometry], refines_instrument=stated is None)
     plan = changed(plan if options.plan is None else read_plan(options.plan), options.free, options.fixed)

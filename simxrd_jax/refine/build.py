@@ -97,6 +97,15 @@ class Tie:
     offset: float = 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Restraint:
+    """A measurement of a sum of parameters beside the data, sum of factors times values = value, give or take sigma."""
+
+    factors: dict[str, float]
+    value: float
+    sigma: float
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
     """A model ready for fits.
@@ -108,6 +117,7 @@ class Model:
       radiation: likewise.
       ties: what values follow from others.
       notes: defaults taken and doubts of the structures' files, one sentence each.
+      restraints: what is known beside the data.
     """
 
     table: ParameterTable
@@ -118,6 +128,7 @@ class Model:
     radiation: Radiation
     ties: tuple[Tie, ...]
     notes: tuple[str, ...]
+    restraints: tuple[Restraint, ...] = ()
 
 
 # How far a cell can move from where it starts: farther, lines would pass for their neighbours. Lengths as a share; [deg]

@@ -216,7 +216,7 @@ def _add_agreement(block: cif.Block, fit: Refinement) -> None:
     _add(block, "_refine_ls_weighting_scheme", "sigma")
     _add(block, "_refine_ls_number_parameters", str(found.n_parameters))
     _add(block, "_refine_ls_number_constraints", str(len(fit.model.ties)))
-    _add(block, "_refine_ls_number_restraints", "0")
+    _add(block, "_refine_ls_number_restraints", str(len(fit.model.restraints)))
     _add(block, "_refine_ls_goodness_of_fit_all", f"{found.gof:.4f}")
     _add(
         block,

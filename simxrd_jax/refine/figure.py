@@ -48,7 +48,8 @@ def draw_fit(fit: Refinement, title: str = "") -> Figure:
     for side in ("left", "bottom"):
         ticks.spines[side].set_visible(False)
     top.spines["bottom"].set_visible(False)
-    figure.subplots_adjust(left=0.09, right=0.985, top=0.93, bottom=0.1)
+    digits = len(f"{np.max(fit.observed):.0f}")
+    figure.subplots_adjust(left=0.06 + 0.0075 * digits, right=0.985, top=0.93, bottom=0.1)
     top.tick_params(bottom=False)
     ticks.tick_params(bottom=False)
     return figure

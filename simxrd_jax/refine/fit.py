@@ -343,9 +343,11 @@ def refine_many(
         ties = tie_arrays(model)
         freed = {model.table.names[i] for free in frees for i in free}
         values = [
-            width_starts(model, model.table.values(s), y, w, set(s), freed) for s, (y, w) in zip(starts, weighted, strict=True)
+            model.table.inside(width_starts(model, model.table.values(s), y, w, set(s), freed))
+            for s, (y, w) in zip(starts, weighted, strict=True)
         ]
         values = linear_starts(model, values, weighted, [set(s) for s in starts], frees)
+        values = np.stack([model.table.inside(row) for row in values])
         transforms = jax.tree.map(lambda *rows: np.stack(rows), *(scaled_transforms(model, v) for v in values))
         u, solution, stages, free = _run(model, plan, frees, weighted, transforms, ties, values, say)
         faint = [
@@ -386,7 +388,7 @@ def _run(
 ) -> tuple[Float[np.ndarray, "pattern parameter"], Solution, list[tuple[StageResult, ...]], np.ndarray]:
     """The stages of a plan on all patterns; the last value is what was free in the last stage."""
     two_theta = np.asarray(model.arrays.two_theta)
-    count, size = values.shape
+    count = len(values)
     weight = np.stack([w for _, w in weighted])
     u = np.asarray(_internal(values, transforms))
     results: list[list[StageResult]] = [[] for _ in range(count)]
@@ -398,7 +400,7 @@ def _run(
         is_last = i == len(plan.stages) - 1
         if solution is not None:
             free = free[~_of_phases(model, faint_phases(model, solution.parts, stage.least_share))[free]]
-        known = _no_restraints(count, size)
+        known = _restraints(model, count)
         if _is_intensity(model)[free].any():
             known, free = _slack(model, free, u, transforms, ties, data)
         shared = (model.layout, model.settings, model.arrays, transforms, ties, known, data)
@@ -469,13 +471,14 @@ def _slack(
 ) -> tuple[Restraints, np.ndarray]:
     """Constraints of free intensities in each pattern, and what is free without the reflections that no pattern shows."""
     is_free = np.isin(np.arange(len(model.table)), free)
+    stated = _restraints(model, 1)
     is_seen = np.zeros(len(model.table), dtype=bool)
     made = []
     for k in range(len(u)):
         values, _ = _values_and_slopes(u[k], jax.tree.map(lambda a, k=k: a[k], transforms), ties)
         values = np.asarray(values)
         found = shares_of(model.layout, model.arrays, model.settings, values, data.observed[k], data.weight[k])
-        rows = []
+        rows = [tuple(np.asarray(part[0]) for part in (stated.matrix, stated.target, stated.sigma))]
         for part, place in zip(found, intensity_slices(model.layout), strict=True):
             if is_free[place].any():
                 matrix, target, sigma = slack(part, values[place], is_free[place])
@@ -557,8 +560,15 @@ def _values_and_slopes(u: Float[Array, " parameter"], transforms: Transforms, ti
     return values_of(u, transforms, ties), slope
 
 
-def _no_restraints(count: int, size: int) -> Restraints:
-    return Restraints(np.zeros((count, 0, size)), np.zeros((count, 0)), np.ones((count, 0)))
+def _restraints(model: Model, count: int) -> Restraints:
+    """The model's restraints, for each pattern."""
+    matrix = np.zeros((len(model.restraints), len(model.table)))
+    for row, restraint in zip(matrix, model.restraints, strict=True):
+        for name, factor in restraint.factors.items():
+            row[model.table.index(name)] = factor
+    target = np.array([restraint.value for restraint in model.restraints])
+    sigma = np.array([restraint.sigma for restraint in model.restraints])
+    return Restraints(*(np.repeat(part[None], count, axis=0) for part in (matrix, target, sigma)))
 
 
 def _weighted(
@@ -675,7 +685,7 @@ def linear_starts(
       given: names of the parameters whose values are not to be changed.
       frees: of the plan's stages: the peaks come from the same program as the fit.
     """
-    table, size = model.table, len(model.table)
+    table = model.table
     # What scales each phase: one parameter, or all its intensities.
     scales = [
         [table.index(f"phases.{phase.name}.scale")] if place.start == place.stop else list(range(place.start, place.stop))
@@ -688,7 +698,7 @@ def linear_starts(
     ones[:, terms] = 0.0
     transforms = jax.tree.map(lambda *rows: np.stack(rows), *(table.transforms(row) for row in ones))
     data = Data(np.stack([y for y, _ in weighted]), np.stack([w for _, w in weighted]), np.zeros(len(ones)))
-    shared = (model.layout, model.settings, model.arrays, transforms, tie_arrays(model), _no_restraints(len(ones), size), data)
+    shared = (model.layout, model.settings, model.arrays, transforms, tie_arrays(model), _restraints(model, len(ones)), data)
     none = _padded(model, frees, np.zeros(0, dtype=np.int32))
     _, solution = solve_each(*shared, _internal(ones, transforms), none, 1, 1.0)
     two_theta = np.asarray(model.arrays.two_theta)

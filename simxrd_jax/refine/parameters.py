@@ -8,7 +8,7 @@ monotonic function of u that keeps to the bounds. The kinds:
 
     linear    p = p0 + scale u
     positive  p = scale softplus(u)
-    inverse   p = 1/(scale softplus(u)); a grain size, whose broadening goes as 1/D
+    inverse   p = 1/(scale softplus(u) + LEAST); a grain size, whose broadening goes as 1/D
     bounded   p = lower + (upper - lower) sigmoid(u)
     near      p = p0 + limit tanh(scale u/limit); a cell, which a phase that is not there would lose
 
@@ -35,8 +35,11 @@ from simxrd_jax.types import Array
 
 Kind = Literal["linear", "positive", "inverse", "bounded", "near"]
 KINDS: tuple[Kind, ...] = ("linear", "positive", "inverse", "bounded", "near")
+# Smallest reciprocal of the kind "inverse": a grain of a centimetre broadens nothing, and is no infinite one. [1/A]
+LEAST = 1e-8
 # A value this close to its bound, as a share of the kind's scale, counts as at it: softplus and sigmoid reach no bound.
 AT_BOUND = 1e-3
+INSIDE = 0.01  # share of the interval that a start keeps from its ends, where the sigmoid is nearly flat
 AT_LIMIT = 0.9  # share of a limit from which on a value counts as at it; so far out the tanh is nearly flat
 
 
@@ -65,6 +68,13 @@ class Parameter:
     lower: float = -math.inf
     upper: float = math.inf
     limit: float = math.inf
+
+    def inside(self, value: float) -> float:
+        """The value, or the nearest that is well within the bounds of the kind "bounded"."""
+        if self.kind != "bounded":
+            return value
+        margin = INSIDE * (self.upper - self.lower)
+        return min(max(value, self.lower + margin), self.upper - margin)
 
 
 @struct.dataclass
@@ -133,6 +143,10 @@ class ParameterTable:
             values[i] = value
         return values
 
+    def inside(self, values: Float[np.ndarray, " parameter"]) -> Float[np.ndarray, " parameter"]:
+        """Values moved within the bounds of the parameters that users have bounded."""
+        return np.array([p.inside(float(v)) for p, v in zip(self.parameters, values, strict=True)])
+
     def matching(self, patterns: Sequence[str]) -> Bool[np.ndarray, " parameter"]:
         """Which parameters match one of the patterns: a name, a shell pattern of names, or "@group".
 
@@ -199,7 +213,7 @@ def to_values(u: Float[Array, " parameter"], transforms: Transforms) -> Float[Ar
     soft = _limited(t.scale * jax.nn.softplus(u), t.limit)
     return jnp.select(
         [t.kind == 0, t.kind == 1, t.kind == 2, t.kind == 4],
-        [t.origin + t.scale * u, soft, 1.0 / soft, t.origin + _limited(t.scale * u, t.limit)],
+        [t.origin + t.scale * u, soft, 1.0 / (soft + LEAST), t.origin + _limited(t.scale * u, t.limit)],
         t.lower + (t.upper - t.lower) * jax.nn.sigmoid(u),
     )
 
@@ -222,7 +236,8 @@ def to_internal(values: Float[Array, " parameter"], transforms: Transforms) -> F
     """The solver's numbers of physical values; inverse of `to_values`."""
     t = transforms
     # Each branch gets an argument that it can take, so that those not selected make no NaN.
-    positive = jnp.where(t.kind == 2, jnp.where(t.kind == 2, values, 1.0) ** -1, values)
+    reciprocal = jnp.maximum(jnp.where(t.kind == 2, values, 1.0) ** -1 - LEAST, 1e-6 * LEAST)
+    positive = jnp.where(t.kind == 2, reciprocal, values)
     soft = jnp.where((t.kind == 1) | (t.kind == 2), _unlimited(positive, t.limit) / t.scale, 1.0)
     share = jnp.where(t.kind == 3, (values - t.lower) / (t.upper - t.lower), 0.5)
     return jnp.select(

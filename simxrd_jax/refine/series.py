@@ -154,9 +154,9 @@ def draw_starts(
             if not is_free[k]:
                 continue
             if p.group == "cell":
-                drawn[p.name] = float(values[k] + share * spread * (values[k] if p.unit == "A" else np.degrees(1.0)))
-            elif p.group == "width" and p.kind in ("positive", "inverse"):
-                drawn[p.name] = float(values[k] * WIDTH_FACTOR**share)
+                drawn[p.name] = p.inside(float(values[k] + share * spread * (values[k] if p.unit == "A" else np.degrees(1.0))))
+            elif p.group == "width" and p.kind in ("positive", "inverse", "bounded"):
+                drawn[p.name] = p.inside(float(values[k] * WIDTH_FACTOR**share))
         starts.append(drawn)
     return starts
 

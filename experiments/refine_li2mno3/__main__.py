@@ -1,0 +1,3 @@
+from experiments.refine_li2mno3.main import main
+
+main()
