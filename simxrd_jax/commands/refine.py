@@ -408,7 +408,8 @@ def summary(fit: Refinement) -> str:
             lines.append(f"  {name} = {with_uncertainty(float(fit.values[i]), float(fit.sigma[i]))}")
     for phase in fit.model.phases:
         share, sigma = fit.weight_fractions[phase.name]
-        words = [f"R_Bragg {100 * fit.r_bragg[phase.name]:.2f} %"]
+        agreement = fit.r_bragg[phase.name]
+        words = [f"R_Bragg {100 * agreement:.2f} %" if np.isfinite(agreement) else "no R_Bragg: it has no intensity"]
         if phase.mode != "rietveld":
             lines_of = sum(name.startswith(f"phases.{phase.name}.reflections.") for name in fit.model.table.names)
             words.append(f"{lines_of} intensities ({phase.mode})")

@@ -133,13 +133,17 @@ class Model:
 
 # How far a cell can move from where it starts: farther, lines would pass for their neighbours. Lengths as a share; [deg]
 CELL_REACH, ANGLE_REACH = 0.04, 4.0
-# Largest microstrain, and largest reciprocal grain size [1/A]: broader lines are background.
-LIMITS = {"microstrain": 0.05, "grain_size": 1.0 / 15.0}
+# Largest microstrain, and largest reciprocal grain size [1/A]: broader lines are background. How far the position can move,
+# [deg] and [mm], and how wide the axial openings are at most.
+LIMITS = {
+    "microstrain": 0.05, "grain_size": 1.0 / 15.0, "zero_shift": 1.0, "displacement": 2.0,
+    "axial_source": 0.2, "axial_detector": 0.2, "axial_tube": 0.2,
+}  # fmt: skip
 
 # Field of Instrument -> group, unit, kind, typical change.
 INSTRUMENT_FIELDS: dict[str, tuple[str, str, Kind, float]] = {
-    "zero_shift": ("position", "deg", "linear", 0.02),
-    "displacement": ("position", "mm", "linear", 0.05),
+    "zero_shift": ("position", "deg", "near", 0.02),
+    "displacement": ("position", "mm", "near", 0.05),
     "caglioti_u": ("width", "deg^2", "linear", 0.005),
     "caglioti_v": ("width", "deg^2", "linear", 0.005),
     "caglioti_w": ("width", "deg^2", "positive", 0.002),
@@ -319,7 +323,8 @@ def computing_grid(two_theta: np.ndarray) -> tuple[Grid, Interpolation | None]:
 def _parameter(name: str, field: tuple[str, str, Kind, float], value: float) -> Parameter:
     group, unit, kind, scale = field
     bounds = {"lower": 0.0, "upper": 1.0} if kind == "bounded" else {}
-    return Parameter(name, float(value), group, unit, kind, scale, **bounds)
+    limit = LIMITS.get(name.rsplit(".", 1)[1], math.inf)
+    return Parameter(name, float(value), group, unit, kind, scale, limit=limit, **bounds)
 
 
 def _defaults(base: Any, field: str) -> dict[str, float]:
@@ -367,10 +372,7 @@ def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool
         fields |= TEXTURE_FIELDS
         specimen = dataclasses.replace(specimen, texture_axis=np.array(start.texture_axis, dtype=float))
     values = {field: {**_defaults(specimen, field), **SPECIMEN_START, **start.values}[field] for field in fields}
-    parameters = [
-        dataclasses.replace(_parameter(f"{prefix}.{field}", fields[field], values[field]), limit=LIMITS.get(field, math.inf))
-        for field in fields
-    ]
+    parameters = [_parameter(f"{prefix}.{field}", fields[field], values[field]) for field in fields]
     strain = stephens_basis(structure, microstrain) if start.stephens else _no_form(len(EXPONENTS))
     has_texture = has_atoms and start.harmonics_order > 0
     harmonics = harmonics_basis(structure, start.harmonics_order) if has_texture else _no_form(0)

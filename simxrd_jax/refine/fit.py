@@ -21,7 +21,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
-from simxrd_jax.diffraction.settings import Settings
+from simxrd_jax.diffraction.settings import TRAINING, Settings
 from simxrd_jax.errors import InputError
 from simxrd_jax.numerics import FWHM_PER_SIGMA
 from simxrd_jax.refine import statistics
@@ -50,6 +50,8 @@ STAGE_DROP = 3e-3
 # Of a cycle of Le Bail: turns of the partition, and of least squares at most. A stage has settled where a cycle lowers the sum
 # of squares by less than this share of it, one that others follow and the last one.
 PARTITIONS, TURNS, SETTLED, SETTLED_LAST = 8, 12, 1e-3, 1e-5
+# R factors above which a model explains too little.
+LITTLE = 0.5
 # Columns of free intensities that are summed at once.
 BLOCK = 32
 
@@ -245,6 +247,7 @@ class Refinement:
       peak_lists: positions and intensities of each phase's reflections.
       values: of all parameters.
       sigma: their standard uncertainties, scaled by GOF; NaN of what is not determined, 0 of what was not free.
+      at_bound: which values are at a bound.
       free: which were free in the last stage.
       covariance: of the free ones, unscaled.
       agreement: R factors.
@@ -267,6 +270,7 @@ class Refinement:
     peak_lists: tuple[PeakList, ...]
     values: Float[np.ndarray, " parameter"]
     sigma: Float[np.ndarray, " parameter"]
+    at_bound: Bool[np.ndarray, " parameter"]
     free: Any
     covariance: Float[np.ndarray, "free free"]
     agreement: statistics.Agreement
@@ -509,7 +513,9 @@ def _finished(
     parts: Parts = solution.parts
     peaks, curve = parts.peaks, parts.background
     calculated = peaks.sum(axis=0) + curve
-    shown = shares_of(model.layout, model.arrays, model.settings, values, observed, weight)
+    # For an R factor alone the sum at training accuracy will do, which compiles in a quarter of the time.
+    fine = model.settings if shared_out.any() else dataclasses.replace(model.settings, accuracy=TRAINING)
+    shown = shares_of(model.layout, model.arrays, fine, values, observed, weight)
     # Intensities that a partition has found are fitted too, those of coincident reflections once.
     counts = shared_out & (np.asarray(ties.matrix).diagonal() != 0)
     for part, place in zip(shown, intensity_slices(model.layout), strict=True):
@@ -524,7 +530,13 @@ def _finished(
     errors[free[certainty.undetermined]] = np.nan
     errors[shared_out] = np.nan
     names = [model.table.names[i] for i in free]
-    warnings = _warnings(model, values, free, certainty, names, bool(solution.converged), found)
+    at_bound = model.table.at_bound(values, np.asarray(transforms.origin))
+    r_braggs = {phase.name: r_bragg(part) for phase, part in zip(model.phases, shown, strict=True)}
+    warnings = _warnings(model, values, free, certainty, names, at_bound)
+    if not solution.converged:
+        warnings.insert(0, "The fit did not converge; its values are those of the last step.")
+    if found.rwp > LITTLE or not any(r < LITTLE for r in r_braggs.values()):
+        warnings.insert(0, "No peak is explained well; check the phases, their cells and the wavelength.")
     return Refinement(
         model=model,
         two_theta=np.asarray(model.arrays.two_theta),
@@ -536,12 +548,13 @@ def _finished(
         peak_lists=parts.peak_lists,
         values=values,
         sigma=errors,
+        at_bound=at_bound,
         free=free,
         covariance=certainty.covariance,
         agreement=found,
         stages=stages,
         weight_fractions=_fractions(model, values, free, certainty.covariance * found.gof**2, parts),
-        r_bragg={phase.name: r_bragg(part) for phase, part in zip(model.phases, shown, strict=True)},
+        r_bragg=r_braggs,
         converged=bool(solution.converged),
         seconds=seconds,
         warnings=(*model.notes, *warnings),
@@ -771,12 +784,9 @@ def _warnings(
     free: np.ndarray,
     certainty: statistics.Uncertainty,
     names: Sequence[str],
-    converged: bool,
-    found: statistics.Agreement,
+    at_bound: Bool[np.ndarray, " parameter"],
 ) -> list[str]:
     said = []
-    if not converged:
-        said.append("The fit did not converge; its values are those of the last step.")
     lost = [name for name, is_lost in zip(names, certainty.undetermined, strict=True) if is_lost]
     if lost:
         said.append(f"The data do not determine {', '.join(lost)}; fix one of them.")
@@ -793,10 +803,7 @@ def _warnings(
         said.append(
             f"Free intensities tell no amount of {', '.join(without)}: weight fractions are shares of the other phases."
         )
-    at_bound = model.table.at_bound(values)
     for i in free:
         if at_bound[i]:
             said.append(f"{model.table.names[i]} = {values[i]:.4g} is at its bound; its uncertainty means little.")
-    if found.rwp > 0.5:
-        said.append("The model explains little of the pattern; check the phases and the wavelength.")
     return said

@@ -233,13 +233,12 @@ def _corrected(corrected: Microabsorption, phase: str) -> str:
 
 def _parameter_table(fit: Refinement) -> str:
     sections: dict[str, list[tuple[bool, str]]] = {}
-    at_bound = fit.model.table.at_bound(fit.values)
     for i, parameter in enumerate(fit.model.table.parameters):
         place, _, rest = parameter.name.partition(".")
         phase = next((p.name for p in fit.model.phases if parameter.name.startswith(f"phases.{p.name}.")), None)
         if phase is not None:
             place, rest = f"phase {phase}", parameter.name.removeprefix(f"phases.{phase}.")
-        state, is_held, is_doubtful = _state(fit, i, bool(at_bound[i]))
+        state, is_held, is_doubtful = _state(fit, i, bool(fit.at_bound[i]))
         value = with_uncertainty(float(fit.values[i]), float(fit.sigma[i]))
         cells = [
             _cell(_text(rest), "name"),

@@ -179,8 +179,10 @@ class ParameterTable:
             limit=np.array([p.limit for p in self.parameters]),
         )
 
-    def at_bound(self, values: Float[np.ndarray, " parameter"]) -> Bool[np.ndarray, " parameter"]:
-        """Which values are at a bound of their parameter."""
+    def at_bound(
+        self, values: Float[np.ndarray, " parameter"], start: Float[np.ndarray, " parameter"]
+    ) -> Bool[np.ndarray, " parameter"]:
+        """Which values are at a bound of their parameter, given where a fit started from."""
         found = np.zeros(len(self), dtype=bool)
         for i, p in enumerate(self.parameters):
             if p.kind == "positive":
@@ -188,7 +190,7 @@ class ParameterTable:
             elif p.kind == "inverse":
                 found[i] = 1.0 / values[i] < AT_BOUND * p.scale or 1.0 / values[i] > AT_LIMIT * p.limit
             elif p.kind == "near":
-                found[i] = abs(values[i] - p.value) > AT_LIMIT * p.limit
+                found[i] = abs(values[i] - start[i]) > AT_LIMIT * p.limit
             elif p.kind == "bounded":
                 found[i] = min(values[i] - p.lower, p.upper - values[i]) < AT_BOUND * (p.upper - p.lower)
         return found

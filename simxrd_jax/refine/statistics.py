@@ -174,10 +174,15 @@ def weight_fractions(
       masses: Z M of the cells. [u]
       volumes: of the cells. [A^3]
 
+    Returns:
+      Both NaN where no phase scatters.
+
     Reference: Hill & Howard (1987), J. Appl. Cryst. 20, 467, whose scale is S/V^2: w proportional to (S/V^2) Z M V.
     """
     per_scale = masses / volumes
     total = float(np.sum(scales * per_scale))
+    if total <= 0:
+        return np.full(len(scales), np.nan), np.full(len(scales), np.nan)
     share = scales * per_scale / total
     # d w_i / d S_j = (delta_ij - w_i) per_scale_j / total
     slope = (np.eye(len(scales)) - share[:, None]) * per_scale / total

@@ -63,8 +63,9 @@ def test_limits_are_kept_and_values_come_back(x64):
     assert ends[1][0] == pytest.approx(3.84)
     _, slope = jax.jvp(lambda x: to_values(x, transforms), (jnp.full(3, 200.0),), (jnp.ones(3),))
     assert np.all(np.isfinite(slope))
-    assert LIMITED.at_bound(np.array([4.159, 0.0499, 15.01])).all()
-    assert not LIMITED.at_bound(LIMITED.values()).any()
+    assert LIMITED.at_bound(np.array([4.159, 0.0499, 15.01]), LIMITED.values()).all()
+    assert not LIMITED.at_bound(np.array([4.159, 2e-3, 1500.0]), np.array([4.1, 2e-3, 1500.0])).any()
+    assert not LIMITED.at_bound(LIMITED.values(), LIMITED.values()).any()
 
 
 def test_names_are_matched_by_name_pattern_and_group(table):
@@ -93,5 +94,5 @@ def test_start_values(table):
 
 
 def test_bounds_are_noticed(table):
-    assert not table.at_bound(table.values()).any()
-    assert table.at_bound(np.array([5.0, 1e-8, 1e8, 1.9999])).tolist() == [False, True, True, True]
+    assert not table.at_bound(table.values(), table.values()).any()
+    assert table.at_bound(np.array([5.0, 1e-8, 1e8, 1.9999]), table.values()).tolist() == [False, True, True, True]
