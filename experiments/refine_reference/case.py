@@ -58,11 +58,12 @@ class FitRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a case gives: its findings, its fits, and the fits to draw (name -> fit)."""
+    """What a case gives: its findings, its fits, the fits to draw (name -> fit), and a table of its own."""
 
     findings: tuple[Finding, ...]
     fits: tuple[FitRecord, ...]
     drawn: dict[str, Refinement] = dataclasses.field(default_factory=dict)
+    rows: Sequence[Sequence[str]] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.json_file import json_path, write_json
-from experiments.refine_reference import journals, laboratory
+from experiments.refine_reference import journals, laboratory, mixtures, quantitative
 from experiments.refine_reference.case import Case, Tools
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.xy import write_together
@@ -21,7 +21,7 @@ from simxrd_jax.train.suite import markdown, write_table
 
 FOLDER = pathlib.Path(__file__).parent
 RESULTS = FOLDER / "results.json"
-CASES: dict[str, Case] = {**laboratory.CASES, **journals.CASES}
+CASES: dict[str, Case] = {**laboratory.CASES, **quantitative.CASES, **mixtures.CASES, **journals.CASES}
 DATA = pathlib.Path("../shared/data/experimental")
 
 
@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         made[name] = {
             "findings": [dataclasses.asdict(finding) for finding in outcome.findings],
             "fits": [dataclasses.asdict(fit) for fit in outcome.fits],
+            "rows": [list(row) for row in outcome.rows],
         }
         given.figures.mkdir(parents=True, exist_ok=True)
         for title, fit in outcome.drawn.items():
@@ -109,4 +110,5 @@ def tables(results: dict[str, Any]) -> str:
             sizes = [str(f["n_points"]), str(f["n_parameters"]), f"{100 * f['rwp']:.2f}", f"{f['gof']:.2f}"]
             fits.append([name, f["name"], *sizes, *times])
     notes = [f"- {name}: {f['note']}" for name, case in results.items() for f in case["findings"] if f["note"]]
-    return "\n\n".join([markdown(rows), *(["\n".join(notes)] if notes else []), markdown(fits)])
+    own = [f"{name}:\n\n{markdown(case['rows'])}" for name, case in results.items() if case.get("rows")]
+    return "\n\n".join([markdown(rows), *(["\n".join(notes)] if notes else []), *own, markdown(fits)])

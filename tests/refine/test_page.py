@@ -101,8 +101,8 @@ def test_sixteen_thousand_points_stay_below_a_megabyte(fitted, parts):
 
 
 def test_every_parameter_is_listed_with_what_was_done_to_it(fitted, parts):
-    bound = dataclasses.replace(fitted, values=fitted.values.copy(), sigma=fitted.sigma.copy())
-    bound.values[bound.model.table.index("phases.wuestite.scale")] = 1e-9
+    bound = dataclasses.replace(fitted, at_bound=fitted.at_bound.copy(), sigma=fitted.sigma.copy())
+    bound.at_bound[bound.model.table.index("phases.wuestite.scale")] = True
     bound.sigma[bound.model.table.index("phases.calcite.biso")] = np.nan
     page, _ = page_of(bound, parts)
     place, rows = "", {}

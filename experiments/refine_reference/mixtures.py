@@ -1,0 +1,111 @@
+"""Host zone. Ten weighed mixtures of precursors on a laboratory diffractometer with a nickel filter and a strip detector.
+
+No pure powders were measured, so that each pattern is refined alone: by the default plan for mixtures, then with the K-beta
+line that the filter lets through, then with textures by spherical harmonics, then after Brindley's correction. What each step
+changes is shown; which of them is right the mixtures cannot tell, since purity and hydration of the powders are not certified.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+
+import numpy as np
+
+from experiments.refine_reference.case import Case, Finding, Outcome, Tools
+from simxrd_jax.constants import Radiation
+from simxrd_jax.diffraction.settings import TRAINING, Settings
+from simxrd_jax.errors import InputError
+from simxrd_jax.io.cif import read_cif
+from simxrd_jax.io.patterns import MeasuredPattern, read_pattern
+from simxrd_jax.refine.build import InstrumentStart, PhaseStart, make_model
+from simxrd_jax.refine.fit import Refinement
+from simxrd_jax.refine.microabsorption import of_refinement
+from simxrd_jax.refine.plans import changed, default_plan
+
+FOLDER = "qpa_dara_precursors"
+# What the file names call the phases -> files of structures; titania is anatase by the places of its lines.
+STRUCTURES = {"TiO2": "TiO2_anatase", "La(OH)3": "LaOH3"}
+# K-beta of copper, Hoelzer et al. (1997), Phys. Rev. A 56, 4554; its share is refined. [A]
+K_BETA, K_BETA_START = 1.392234, 2e-3
+K_BETA_WEIGHT = "instrument.line_weight.2"
+ORDER = 4  # of spherical harmonics
+DIAMETER = 5.0  # of all grains, for Brindley's correction [um]
+STEPS = ("plain", "K-beta", "texture", f"Brindley, {DIAMETER:g} um")
+# Scans of eight minutes: the sum's error is far below their noise, and it compiles in half the time.
+SETTINGS = Settings(accuracy=TRAINING)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """A file and its phases: name -> weighed share. [wt%]"""
+
+    path: pathlib.Path
+    weighed: dict[str, float]
+
+
+def mixtures(tools: Tools) -> list[Mixture]:
+    """All of the folder, in the order of TRUTH.json."""
+    entry = tools.truth(FOLDER)["weighed_wt_pct"]
+    return [Mixture(tools.data / FOLDER / name, weighed) for name, weighed in entry.items()]
+
+
+def refined(tools: Tools, mixture: Mixture, measured: MeasuredPattern, step: str) -> Refinement:
+    """The fit of one step."""
+    with_beta, order = step != "plain", ORDER if step == "texture" else 0
+    radius = measured.instrument["goniometer_radius"]
+    # Fixed slit of 1 deg; the detector sees heights as the mask of the beam leaves them on the specimen.
+    half = 0.5 * measured.instrument["beam_mask"] / radius
+    values = {"goniometer_radius": radius, "axial_source": half, "axial_detector": half}
+    lines = measured.radiation
+    if lines is None:
+        raise InputError(f"{measured.source}: states no wavelength")
+    if with_beta:
+        lines = Radiation("CuKa with Kb", (*lines.wavelength, K_BETA), (*lines.weight, K_BETA_START))
+    phases = [
+        PhaseStart(
+            re.sub(r"\W", "", name),
+            read_cif(tools.data.parent / "phase_cifs" / f"{STRUCTURES.get(name, name)}.cif"),
+            harmonics_order=order,
+        )
+        for name in mixture.weighed
+    ]
+    model = make_model(
+        phases, lines, measured.two_theta, instrument=InstrumentStart(values), background_terms=10, settings=SETTINGS
+    )
+    plan = default_plan(model)
+    more = (K_BETA_WEIGHT,) if with_beta else ()
+    if order:
+        more = (*more, "@texture")
+    plan = changed(plan, more, ())
+    fit, _ = tools.fit(f"{mixture.path.stem}, {step}", model, measured.intensity, plan)
+    return fit
+
+
+def dara(tools: Tools) -> Outcome:
+    """The table of all."""
+    rows = [["mixture", "phase", "weighed (wt%)", *STEPS, "Rwp (%), plain", "Rwp (%), texture"]]
+    errors: dict[str, list[float]] = {step: [] for step in STEPS}
+    drawn = {}
+    for mixture in mixtures(tools):
+        measured = read_pattern(mixture.path)
+        fits = {step: refined(tools, mixture, measured, step) for step in STEPS[:3]}
+        last = fits["texture"]
+        corrected = of_refinement(last, {phase.name: DIAMETER for phase in last.model.phases})
+        for i, (phase, weighed) in enumerate(mixture.weighed.items()):
+            key = last.model.phases[i].name
+            found = [100 * fit.weight_fractions[key][0] for fit in fits.values()] + [100 * corrected[key][0]]
+            for step, value in zip(STEPS, found, strict=True):
+                errors[step].append(value - weighed)
+            rwp = [f"{100 * fits[step].agreement.rwp:.2f}" for step in ("plain", "texture")] if i == 0 else ["", ""]
+            name = mixture.path.stem.partition("--")[0] if i == 0 else ""
+            rows.append([name, phase, f"{weighed:.2f}", *(f"{value:.1f}" for value in found), *rwp])
+        drawn[mixture.path.stem] = last
+    findings = [
+        Finding(f"RMS error, {step} (wt%)", float(np.sqrt(np.mean(np.square(values))))) for step, values in errors.items()
+    ]
+    return Outcome(tuple(findings), (), drawn, rows)
+
+
+CASES: dict[str, Case] = {"Dara": dara}
