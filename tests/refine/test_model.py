@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import simxrd_jax as sx
+from simxrd_jax.diffraction.settings import TRAINING
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.cif import read_cif
 from simxrd_jax.phases import load_phase
@@ -82,14 +83,36 @@ def test_moved_values_keep_the_symmetry(x64, corundum):
             assert min(near) < 1e-5
 
 
-def test_every_parameter_against_central_differences(x64, datasets):
-    model = model_of(datasets, ["quartz"], AXIAL, background_terms=2, humps=[(30.0, 8.0)])
+def plain_model(datasets):
+    """What every model has, and humps."""
+    return model_of(datasets, ["quartz"], AXIAL, background_terms=2, humps=[(30.0, 8.0)])
+
+
+def full_model(datasets):
+    """What is there once it is asked for; rays inclined before the specimen have a test of their own."""
+    instrument = {
+        "caglioti_w": 0.02, "transparency": 5e-4, "illuminated_length": 10.0, "slit_width": 0.05,
+        "tail_fraction": 5e-3, "tail_low": 1.0, "tail_high": 2.0,
+    }  # fmt: skip
+    specimen = {"absorption_mu_t": 0.5, "roughness_amount": 0.3, "roughness_depth": 0.1}
+    structure = read_cif(datasets / "cifs" / "quartz.cif")
+    phase = PhaseStart("quartz", structure, (0.0, 0.0, 1.0), stephens=True, harmonics_order=4, values=specimen)
+    settings = sx.Settings(accuracy=TRAINING)
+    start = InstrumentStart(instrument, has_axial_divergence=False)
+    return make_model([phase], 1.5406, TWO_THETA, instrument=start, background_terms=1, settings=settings)
+
+
+@pytest.mark.parametrize("made", [plain_model, pytest.param(full_model, marks=pytest.mark.slow)])
+def test_every_parameter_against_central_differences(x64, datasets, made):
+    model = made(datasets)
     start = {"phases.quartz.scale": 2.0, "background.hump_height.0": 5.0, "phases.quartz.size_gauss_fraction": 0.3}
     start |= {
         "phases.quartz.microstrain_gauss_fraction": 0.4,
         "instrument.caglioti_u": 0.01,
         "instrument.monochromator_two_theta": 20.0,
     }
+    start |= {"phases.quartz.harmonics.2_0": 0.3, "phases.quartz.harmonics.4_3": -0.2, "phases.quartz.march_dollase": 0.8}
+    start = {name: value for name, value in start.items() if name in model.table.names}
     values = jnp.asarray(model.table.values(start))
     curve = jax.jit(lambda v: pattern(model.layout, model.arrays, model.settings, v))
     push = jax.jit(lambda v, t: jax.jvp(curve, (v,), (t,))[1])
