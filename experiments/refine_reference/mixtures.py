@@ -22,7 +22,7 @@ from simxrd_jax.io.patterns import MeasuredPattern, read_pattern
 from simxrd_jax.refine.build import InstrumentStart, PhaseStart, make_model
 from simxrd_jax.refine.fit import Refinement
 from simxrd_jax.refine.microabsorption import of_refinement
-from simxrd_jax.refine.plans import changed, default_plan
+from simxrd_jax.refine.plans import Stage, changed, default_plan
 
 FOLDER = "qpa_dara_precursors"
 # What the file names call the phases -> files of structures; titania is anatase by the places of its lines.
@@ -32,7 +32,10 @@ K_BETA, K_BETA_START = 1.392234, 2e-3
 K_BETA_WEIGHT = "instrument.line_weight.2"
 ORDER = 4  # of spherical harmonics
 DIAMETER = 5.0  # of all grains, for Brindley's correction [um]
-STEPS = ("plain", "K-beta", "texture", f"Brindley, {DIAMETER:g} um")
+NOTHING = 1e-9  # share of K-beta that no one sees
+# What the steps hold.
+HELD = {"plain": (K_BETA_WEIGHT, "@texture"), "K-beta": ("@texture",), "texture": ()}
+STEPS = (*HELD, f"Brindley, {DIAMETER:g} um")
 # Scans of eight minutes: the sum's error is far below their noise, and it compiles in half the time.
 SETTINGS = Settings(accuracy=TRAINING)
 
@@ -51,9 +54,8 @@ def mixtures(tools: Tools) -> list[Mixture]:
     return [Mixture(tools.data / FOLDER / name, weighed) for name, weighed in entry.items()]
 
 
-def refined(tools: Tools, mixture: Mixture, measured: MeasuredPattern, step: str) -> Refinement:
-    """The fit of one step."""
-    with_beta, order = step != "plain", ORDER if step == "texture" else 0
+def refined(tools: Tools, mixture: Mixture, measured: MeasuredPattern) -> dict[str, Refinement]:
+    """The fits of all steps, by one program."""
     radius = measured.instrument["goniometer_radius"]
     # Fixed slit of 1 deg; the detector sees heights as the mask of the beam leaves them on the specimen.
     half = 0.5 * measured.instrument["beam_mask"] / radius
@@ -61,26 +63,28 @@ def refined(tools: Tools, mixture: Mixture, measured: MeasuredPattern, step: str
     lines = measured.radiation
     if lines is None:
         raise InputError(f"{measured.source}: states no wavelength")
-    if with_beta:
-        lines = Radiation("CuKa with Kb", (*lines.wavelength, K_BETA), (*lines.weight, K_BETA_START))
+    lines = Radiation("CuKa with Kb", (*lines.wavelength, K_BETA), (*lines.weight, K_BETA_START))
     phases = [
         PhaseStart(
             re.sub(r"\W", "", name),
             read_cif(tools.data.parent / "phase_cifs" / f"{STRUCTURES.get(name, name)}.cif"),
-            harmonics_order=order,
+            harmonics_order=ORDER,
         )
         for name in mixture.weighed
     ]
-    model = make_model(
-        phases, lines, measured.two_theta, instrument=InstrumentStart(values), background_terms=10, settings=SETTINGS
-    )
-    plan = default_plan(model)
-    more = (K_BETA_WEIGHT,) if with_beta else ()
-    if order:
-        more = (*more, "@texture")
-    plan = changed(plan, more, ())
-    fit, _ = tools.fit(f"{mixture.path.stem}, {step}", model, measured.intensity, plan)
-    return fit
+    start = InstrumentStart(values)
+    model = make_model(phases, lines, measured.two_theta, instrument=start, background_terms=10, settings=SETTINGS)
+    whole = changed(default_plan(model), (K_BETA_WEIGHT, "@texture"), ())
+    fits = {}
+    for step, held in HELD.items():
+        # The first stage does nothing but make room for all that is free in any step: all steps then share one program.
+        room = Stage("room", whole.stages[-1].free, max_iterations=0)
+        plan = changed(whole, (), held)
+        plan = dataclasses.replace(plan, stages=(room, *plan.stages))
+        begin = {K_BETA_WEIGHT: NOTHING} if K_BETA_WEIGHT in held else {}
+        name = f"{mixture.path.stem}, {step}"
+        fits[step], _ = tools.fit(name, model, measured.intensity, plan, start=begin)
+    return fits
 
 
 def dara(tools: Tools) -> Outcome:
@@ -90,7 +94,7 @@ def dara(tools: Tools) -> Outcome:
     drawn = {}
     for mixture in mixtures(tools):
         measured = read_pattern(mixture.path)
-        fits = {step: refined(tools, mixture, measured, step) for step in STEPS[:3]}
+        fits = refined(tools, mixture, measured)
         last = fits["texture"]
         corrected = of_refinement(last, {phase.name: DIAMETER for phase in last.model.phases})
         for i, (phase, weighed) in enumerate(mixture.weighed.items()):
