@@ -102,6 +102,8 @@ def _write_rows(
     import ase.db
 
     part = target.with_name(target.name + PART_SUFFIX)
+    if not part.exists():
+        _make_empty(part)
     database: Any = ase.db.connect(str(part), type="db", use_lock_file=False)
     try:
         done = database.count()
@@ -119,6 +121,17 @@ def _write_rows(
     if database.count() != job.places:
         raise InputError(f"{part}: holds {database.count()} rows where {job.places} were written; delete it and begin anew")
     part.replace(target)
+
+
+def _make_empty(part: pathlib.Path) -> None:
+    """A database without rows, under its name only once it has all its tables: ASE makes them one by one."""
+    import ase.db
+
+    fresh = part.with_name(part.name + ".new")
+    for leftover in (fresh, fresh.with_name(fresh.name + "-journal")):
+        leftover.unlink(missing_ok=True)
+    ase.db.connect(str(fresh), type="db", use_lock_file=False).count()  # makes the tables
+    fresh.replace(part)
 
 
 class _RowMaker:
