@@ -274,7 +274,7 @@ def written(library: Library, tmp_path_factory: pytest.TempPathFactory) -> tuple
     preset = get_preset("ideal")
     job = make_job(library, Request(preset, per_structure=1, shard_size=8, values={"zero_shift": 0.25}))
     write_database(job, path, library, preset, bar=bar)
-    return path, next(job.blocks(0, 5)).columns
+    return path, next(job.blocks([(0, 5)])).columns
 
 
 def test_ase_reads_what_is_written(written, library):

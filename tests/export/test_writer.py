@@ -220,10 +220,11 @@ from simxrd_jax.export.writer import write_set
 job = make_job(300, 100)
 write_set(make_job(300, 100), {str(tmp_path / "whole")!r}, {name!r}, bar=bar)
 import dataclasses
-def blocks(start, stop):
-    if start == 200:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
-    yield from job.blocks(start, stop)
+def blocks(ranges):
+    for start, stop in ranges:
+        if start == 200:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+        yield from job.blocks([(start, stop)])
 try:
     write_set(dataclasses.replace(job, blocks=blocks), {str(tmp_path / "set")!r}, {name!r}, bar=bar)
 except Exception as error:
