@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +56,10 @@ class Hosts:
 ONE = Hosts()
 
 
+class Agreed(InputError):
+    """An error that all hosts know of and end with."""
+
+
 def join(hosts: Hosts) -> None:
     """Joins the others of a training run; before anything else is asked of JAX.
 
@@ -82,7 +89,7 @@ def first_says(make: Callable[[], Any]) -> Any:
       make: called on the first host alone.
 
     Raises:
-      InputError: what `make` raised.
+      InputError: what `make` raised (of several hosts `Agreed`).
     """
     if jax.process_count() == 1:
         return make()
@@ -96,7 +103,7 @@ def first_says(make: Callable[[], Any]) -> Any:
     length = int(_of_first(np.int32(len(text))))
     said = json.loads(np.asarray(_of_first(text if is_first() else np.zeros(length, np.uint8))).tobytes())
     if "error" in said:
-        raise InputError(said["error"])
+        raise Agreed(said["error"])
     return said["value"]
 
 
@@ -107,13 +114,27 @@ def _of_first(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """Says in one sentence that another host has ended in the middle of a run."""
+def together(say: Callable[[str], None]) -> Iterator[None]:
+    """Ends this process at once where it fails and the others do not know.
+
+    At its end a process waits for the others, and these wait for this one: without this a run hangs where one host fails.
+
+    Args:
+      say: takes the sentence that is the last of this process.
+    """
     try:
         yield
-    except (RuntimeError, ValueError) as error:
-        if jax.process_count() == 1 or isinstance(error, InputError) or not GONE.search(str(error)):
+    except Agreed:
+        raise
+    except BaseException as error:
+        if jax.process_count() == 1:
             raise
-        raise InputError(
-            "another host of this run has ended; start all of them again, and they go on from the last checkpoint"
-        ) from error
+        if isinstance(error, InputError):
+            say(str(error))
+        elif isinstance(error, RuntimeError | ValueError) and GONE.search(str(error)):
+            say("another host of this run has ended; start all of them again, and they go on from the last checkpoint")
+        elif not isinstance(error, KeyboardInterrupt):
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)
