@@ -19,6 +19,7 @@ from simxrd_jax.errors import InputError
 from simxrd_jax.train import state
 from simxrd_jax.train.config import TrainConfig, override
 from simxrd_jax.train.logs import read_lines
+from simxrd_jax.train.loop import train
 from simxrd_jax.train.run import read_network
 
 from .conftest import assert_equal, lines_of, results_of, steps_of, write_config
@@ -110,6 +111,16 @@ def test_a_run_of_two_hosts_that_was_killed_ends_as_one_that_was_not(devices, co
     ours, theirs = results_of(folder), results_of(tmp_path / "whole")
     assert ours == theirs
     assert_equal(read_network(folder)[3], read_network(tmp_path / "whole")[3])
+
+
+@pytest.mark.slow
+def test_one_host_goes_on_where_two_were(config, trained, tmp_path):
+    folder = tmp_path / "two"
+    assert _kill_one(_start(config, folder), 0, lambda: bool(read_lines(folder)))[0][0] == -9
+    said: list[str] = []
+    train(config, folder, say=said.append)
+    assert "goes on from step" in said[0]
+    _assert_near(folder, trained)
 
 
 @pytest.mark.slow
