@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from simxrd_jax.io.xy import write_together
 from simxrd_jax.plots import INK, PHASE_COLOURS
@@ -34,27 +35,32 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     write_together({path: data.getvalue()})
 
 
-def _axes(axes: Axes, title: str, what: str) -> None:
+def _axes(axes: Axes, rows: Sequence[Mapping[str, float]], name: str, title: str, what: str) -> None:
     axes.set_xscale("log")
+    axes.set_xticks([row[name] for row in rows], [f"{row[name]:,}" for row in rows], fontsize=7)
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(title)
     axes.set_ylabel(what)
-    axes.set_ylim(bottom=0)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
 
 def _rate(axes: Axes, rows: Sequence[Mapping[str, float]], name: str, title: str) -> None:
     axes.plot([row[name] for row in rows], [row["per_second"] for row in rows], "o-", color=INK, markersize=4)
-    _axes(axes, title, "patterns per second")
+    _axes(axes, rows, name, title, "patterns per second")
+    axes.set_ylim(0, 1.15 * max(row["per_second"] for row in rows))
 
 
 def _cost(axes: Axes, rows: Sequence[Mapping[str, float]], name: str, title: str) -> None:
-    kinds = {"milliseconds": "", "cached_milliseconds": "stored |F|²", "atoms_milliseconds": "from atoms"}
+    kinds = {"milliseconds": "", "cached_milliseconds": "stored F²", "atoms_milliseconds": "from atoms"}
     for (key, label), colour in zip(kinds.items(), (INK, INK, PHASE_COLOURS[0]), strict=True):
         if key in rows[0]:
             axes.plot([r[name] for r in rows], [r[key] for r in rows], "o-", color=colour, label=label, markersize=4)
-    _axes(axes, title, "ms per pattern")
+    _axes(axes, rows, name, title, "ms per pattern")
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     if len(axes.lines) > 1:
         axes.legend(frameon=False)
 
