@@ -60,6 +60,7 @@ Examples:
   simxrd generate structures.simxrd --per-structure 10 --split ool_disjoint --part test --format hdf5 -o test
   simxrd generate structures.simxrd --recipe simxrd-4m --format ase -o train.db
   simxrd generate structures.simxrd -n 1000 --set grain_size=200 --set zero_shift=0 --format npz -o small
+  simxrd generate structures.simxrd -n 100000 --hosts 4 --host 0 -o patterns   # and the same with --host 1, 2, 3
   simxrd generate --list-recipes
 """
 IMPORT_EXAMPLES = """\b
@@ -76,6 +77,7 @@ TRAIN_EXAMPLES = """\b
 Examples:
   simxrd train experiments/imbalance/config.py:cross_entropy
   simxrd train config.py --set model=cnn4 --set optimizer.learning_rate=1e-3 --set targets=crystal_system -o runs/cnn4
+  simxrd train config.py --hosts 2 --host 0 --coordinator 10.0.0.1:7733 -o runs/two   # and the same with --host 1
   simxrd train config.py --list
 """
 EVALUATE_EXAMPLES = """\b
@@ -109,6 +111,29 @@ def _once(context: click.Context, parameter: click.Parameter, value: tuple[Any, 
 
 def _option(*names: str, **attributes: Any) -> Any:
     return click.option(*names, multiple=True, callback=_once, **attributes)
+
+
+def _hosts(command: Any) -> Any:
+    """Options of the commands that several hosts share."""
+    for option in reversed(
+        (
+            _option("--hosts", "host_count", type=int, metavar="N", help="Processes that share the work (default: 1)."),
+            _option("--host", "host_index", type=int, metavar="I", help="Which of them this one is, from 0 (default: 0)."),
+            _option(
+                "--coordinator", metavar="ADDR:PORT", help="Of host 0, where hosts that train meet; generation needs none."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _chosen_hosts(count: int | None, index: int | None, coordinator: str | None) -> Any:
+    from simxrd_jax.hosts import Hosts
+
+    if count is not None and count > 1 and index is None:
+        raise click.UsageError(f"--hosts {count}: say with --host which of them this one is, from 0 to {count - 1}")
+    return Hosts(1 if count is None else count, index or 0, coordinator)
 
 
 @click.group(context_settings=CONTEXT, epilog=GROUP_EXAMPLES)
@@ -226,12 +251,23 @@ def models(as_json: bool) -> None:
 )
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Fix a condition, see `simxrd conditions`.")
 @_option("--shard-size", type=int, metavar="N", help="Patterns of a file (default: 4096).")
+@_hosts
 @click.option("--list-recipes", "only_list", is_flag=True, help="List the recipes, and do nothing else.")
-def generate(path: str | None, output: str | None, only_list: bool, settings: tuple[str, ...], **given: Any) -> None:
+def generate(
+    path: str | None,
+    output: str | None,
+    only_list: bool,
+    settings: tuple[str, ...],
+    host_count: int | None,
+    host_index: int | None,
+    coordinator: str | None,
+    **given: Any,
+) -> None:
     """Simulate a set of patterns of a library, and write it to disk with its labels and conditions.
 
     A command that was stopped, even killed, goes on when it is given again, and ends with the same files. The folder keeps a
-    manifest.json that says all of the set; `simxrd verify` checks the files.
+    manifest.json that says all of the set; `simxrd verify` checks the files. All devices are used. Several hosts that see
+    one folder share a set by --hosts and --host.
     """
     from simxrd_jax.commands.generate import GenerateOptions, generate_set, list_recipes
 
@@ -245,7 +281,8 @@ def generate(path: str | None, output: str | None, only_list: bool, settings: tu
     from simxrd_jax.commands.simulate import parse_conditions
 
     chosen = {name: value for name, value in given.items() if value is not None}
-    generate_set(path, GenerateOptions(values=parse_conditions(settings), **chosen), output, say=_say)
+    hosts = _chosen_hosts(host_count, host_index, coordinator)
+    generate_set(path, GenerateOptions(values=parse_conditions(settings), **chosen), output, hosts=hosts, say=_say)
 
 
 @cli.command("import", epilog=IMPORT_EXAMPLES, context_settings=CONTEXT)
@@ -281,19 +318,30 @@ def verify(path: str) -> None:
 @click.argument("config", metavar="CONFIG.py[:NAME]")
 @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Change a field of the config.")
 @_option("-o", "--output", metavar="RUN", help="Folder of the run (default: runs/NAME-SEED).")
+@_hosts
 @click.option("--list", "only_list", is_flag=True, help="Print every field with its value, and do nothing else.")
-def train(config: str, settings: tuple[str, ...], output: str | None, only_list: bool) -> None:
+def train(
+    config: str,
+    settings: tuple[str, ...],
+    output: str | None,
+    only_list: bool,
+    host_count: int | None,
+    host_index: int | None,
+    coordinator: str | None,
+) -> None:
     """Train a network on patterns simulated in the training step.
 
     A run that was stopped goes on from its last checkpoint when the same command is given again. Its folder keeps the config,
-    metrics.jsonl, files for TensorBoard, checkpoints, and at the end results.json with confusion matrices.
+    metrics.jsonl, files for TensorBoard, checkpoints, and at the end results.json with confusion matrices. All devices are
+    used, those of several hosts by --hosts, --host and --coordinator; the hosts must see one folder.
     """
     from simxrd_jax.commands.train import result_text, show_config, train_config
 
     if only_list:
         click.echo(show_config(config, settings))
         return
-    click.echo(result_text(train_config(config, settings, output, say=_say)["test"]))
+    hosts = _chosen_hosts(host_count, host_index, coordinator)
+    click.echo(result_text(train_config(config, settings, output, hosts=hosts, say=_say)["test"]))
 
 
 @cli.command(epilog=EVALUATE_EXAMPLES, context_settings=CONTEXT)

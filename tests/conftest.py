@@ -6,13 +6,13 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+# Most of the suite's time is XLA's: programs are compiled without its costly optimisations, here and in the processes that
+# tests start. `make slow`, which holds what is measured, sets 0. JAX reads it once, when it is imported.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 import jax
 import pytest
 from jaxtyping import install_import_hook
-
-# Most of the suite's time is XLA's: programs are compiled without its costly optimisations, here and in the processes that
-# tests start. `make slow`, which holds what is measured, sets 0.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # Shapes and dtypes of every annotated function are checked while the tests run; in production they are comments.
 DEVICE_MODULES = [

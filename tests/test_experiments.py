@@ -6,12 +6,18 @@ import json
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from experiments.peak_sum_accuracy import main as accuracy
 from experiments.peak_sum_accuracy.config import SMOKE
+from experiments.scaling import main as scaling
+from experiments.scaling.config import HERE as SCALING
+from experiments.scaling.report import tables
 from experiments.simulator_speed import main as speed
 from experiments.stream_speed import main as stream_speed
+from simxrd_jax.library.build import library_of
+from simxrd_jax.presets import get_preset
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +46,38 @@ def test_stream_speed_prints_a_table_and_writes_json(monkeypatch, tmp_path, caps
     assert results["laboratory_cached_per_second"] > 0
     assert {"padding_share", "compilations", "library_bytes_on_device", "device"} <= set(results)
     assert results["later_compilations"] == 0
+
+
+def test_scaling_tables_are_those_of_its_numbers():
+    """And the bounds that the project promises held when they were measured."""
+    results = json.loads((SCALING / "results.json").read_text())
+    assert tables(results) in (SCALING / "README.md").read_text()
+    assert results["writing"]["writing_share"] < 0.3
+    assert results["writing"]["patterns"] == 10_000
+    assert results["writing"]["array_record_seconds"] < 15
+    rows = results["structures"]
+    assert rows[-1]["structures"] == 28_661
+    assert rows[-1]["per_second"] > 0.5 * rows[0]["per_second"]
+
+
+@pytest.mark.parametrize(("atoms", "reflections"), [(1, 200), (8, 1500)])
+def test_made_up_cells_have_the_size_that_is_asked_for(atoms, reflections):
+    reach = get_preset("laboratory").inverse_d_bounds()[1]
+    cell = scaling.triclinic(scaling.volume_of(reflections, reach), atoms, 0)
+    assert len(cell) == atoms
+    library = library_of([cell], presets=("laboratory",))
+    assert library.space_group[0] == (2 if atoms == 1 else 1)  # one atom is its own inversion
+    assert np.diff(library.first_reflection)[0] == pytest.approx(reflections, rel=0.1)
+
+
+@pytest.mark.slow
+def test_scaling_measures_every_axis(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["scaling", "--smoke", "--output", str(tmp_path)])
+    scaling.main()
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert tables(results) in (tmp_path / "README.md").read_text()
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+    assert results["accelerator"] == "not measured"
 
 
 @pytest.mark.slow

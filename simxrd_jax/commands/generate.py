@@ -12,6 +12,7 @@ from typing import Any
 from simxrd_jax.conditions import nearest
 from simxrd_jax.errors import InputError
 from simxrd_jax.export.manifest import Manifest
+from simxrd_jax.hosts import ONE, Hosts
 
 FORMATS = ("array_record", "npz", "hdf5", "parquet", "ase")
 SHOWN_REASONS = 5  # skipped rows listed at the end of an import; the manifest keeps them all
@@ -36,7 +37,12 @@ class GenerateOptions:
 
 
 def generate_set(
-    path: str, options: GenerateOptions, output: str, *, say: Callable[[str], None] = lambda sentence: None
+    path: str,
+    options: GenerateOptions,
+    output: str,
+    *,
+    hosts: Hosts = ONE,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Manifest:
     """Simulates a set of patterns and writes it, with a progress bar on standard error.
 
@@ -44,6 +50,7 @@ def generate_set(
       path: of the library.
       options: what to make.
       output: folder of the set; of the format "ase" a file.
+      hosts: how many share the work, and which one this is; they need no coordinator.
       say: takes one sentence for the user.
 
     Raises:
@@ -63,6 +70,8 @@ def generate_set(
         raise InputError(f"there is no format {options.format!r}{nearest(options.format, dict.fromkeys(FORMATS))}")
     if options.part is not None and options.split is None:
         raise InputError(f"the part {options.part} is one of a split; name the split too, or leave the part out")
+    if options.format == "ase" and hosts.count > 1:
+        raise InputError("the format ase is one file, which one host writes; leave --hosts out or take another format")
     recipe = None if options.recipe is None else get_recipe(options.recipe)
     if recipe is not None and options.preset is not None:
         raise InputError(f"the recipe {recipe.name} has conditions of its own; leave the preset out, or the recipe")
@@ -90,7 +99,13 @@ def generate_set(
             job = make_job(library, request, shard_size=min(CPU_BATCH, request.shard_size))
             manifest = write_database(job, output, library, with_values(preset, options.values), say=say, bar=_bar)
         else:
-            manifest = write_set(make_job(library, request), output, options.format, say=say, bar=_bar)
+            manifest = write_set(make_job(library, request), output, options.format, hosts=hosts, say=say, bar=_bar)
+    if not manifest.complete:
+        say(
+            f"{output}: host {hosts.index} has its {_patterns(manifest)}; "
+            f"the set is complete once all {hosts.count} hosts are done"
+        )
+        return manifest
     say(f"{_patterns(manifest)} in {output} ({_bytes(manifest)})")
     return manifest
 

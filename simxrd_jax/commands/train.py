@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simxrd_jax.errors import InputError
+from simxrd_jax.hosts import ONE, Hosts, join, together
 from simxrd_jax.io.xy import check_target, write_together
 from simxrd_jax.train.cache import use_compilation_cache
 from simxrd_jax.train.config import TrainConfig, fields_of, load_config, override
@@ -37,13 +38,16 @@ def parse_settings(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def train_config(source: str, settings: Sequence[str], output: str | None, *, say: Callable[[str], None]) -> dict[str, Any]:
+def train_config(
+    source: str, settings: Sequence[str], output: str | None, *, hosts: Hosts = ONE, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Trains what a config file says, with fields changed, and reports the result.
 
     Args:
       source: FILE.py or FILE.py:NAME.
       settings: FIELD=VALUE texts.
       output: folder of the run; None is runs/NAME-SEED.
+      hosts: how many train together, and which one this is.
       say: takes one sentence for the user.
 
     Returns:
@@ -51,12 +55,14 @@ def train_config(source: str, settings: Sequence[str], output: str | None, *, sa
     """
     from simxrd_jax.train.loop import train
 
+    join(hosts)
     name, config = load_config(source)
     config = override(config, parse_settings(settings))
     folder = pathlib.Path(output) if output else pathlib.Path(RUNS) / f"{name}-{config.seed}"
     use_compilation_cache()
     try:
-        return train(config, folder, say=say)
+        with together(say):
+            return train(config, folder, say=say)
     except KeyboardInterrupt:
         say(f"interrupted; the same command goes on from the last checkpoint in {folder}")
         raise

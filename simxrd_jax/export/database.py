@@ -25,7 +25,7 @@ from simxrd_jax.crystal.structure import element_of
 from simxrd_jax.errors import InputError
 from simxrd_jax.export.features import CONDITION_PREFIX, Columns
 from simxrd_jax.export.manifest import Manifest, entry_of, read_manifest, write_manifest
-from simxrd_jax.export.writer import Job, Progress, check_same, first_manifest, writing
+from simxrd_jax.export.writer import Job, Progress, check_same, first_manifest, shards, writing
 from simxrd_jax.io.files import locked
 from simxrd_jax.io.simxrd_db import PARAMETERS, row_pairs, spacing_text
 from simxrd_jax.io.xy import PART_SUFFIX, check_target
@@ -102,23 +102,34 @@ def _write_rows(
     import ase.db
 
     part = target.with_name(target.name + PART_SUFFIX)
+    if not part.exists():
+        _make_empty(part)
     database: Any = ase.db.connect(str(part), type="db", use_lock_file=False)
     try:
         done = database.count()
         with bar(done, job.places) as progress:
-            for start, stop in job.ranges:
-                if stop <= done:
-                    continue
+            left = [index for index, (_, stop) in enumerate(job.ranges) if stop > done]
+            for _, blocks in shards(job, left, progress):
                 with database:
-                    for block in job.blocks(start, stop):
+                    for block in blocks:
                         for atoms, pairs, data in rows.rows(block.columns):
                             database.write(atoms, key_value_pairs=pairs, data=data)
-                progress.update(stop - start)
     except sqlite3.Error as error:
         raise OSError(str(error)) from error
     if database.count() != job.places:
         raise InputError(f"{part}: holds {database.count()} rows where {job.places} were written; delete it and begin anew")
     part.replace(target)
+
+
+def _make_empty(part: pathlib.Path) -> None:
+    """A database without rows, under its name only once it has all its tables: ASE makes them one by one."""
+    import ase.db
+
+    fresh = part.with_name(part.name + ".new")
+    for leftover in (fresh, fresh.with_name(fresh.name + "-journal")):
+        leftover.unlink(missing_ok=True)
+    ase.db.connect(str(fresh), type="db", use_lock_file=False).count()  # makes the tables
+    fresh.replace(part)
 
 
 class _RowMaker:

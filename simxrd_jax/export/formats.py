@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import pathlib
+import threading
 import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -196,16 +197,19 @@ class _ParquetShard:
         self._file = pq.ParquetFile(path)
         self._features = features
         self._held: tuple[int, Columns] = (-1, {})
+        self._lock = threading.Lock()  # an open file of pyarrow is of one thread at a time
 
     def __len__(self) -> int:
         return self._file.metadata.num_rows
 
     def record(self, index: int) -> Record:
         group, row = divmod(index, ROW_GROUP)
-        if self._held[0] != group:
-            table = self._file.read_row_group(group)
-            self._held = (group, {f.name: _column(table[f.name].combine_chunks(), f) for f in self._features})
-        return {name: _single(values[row]) for name, values in self._held[1].items()}
+        with self._lock:
+            if self._held[0] != group:
+                table = self._file.read_row_group(group)
+                self._held = (group, {f.name: _column(table[f.name].combine_chunks(), f) for f in self._features})
+            columns = self._held[1]
+        return {name: _single(values[row]) for name, values in columns.items()}
 
 
 def _column(array: Any, feature: Feature) -> np.ndarray:

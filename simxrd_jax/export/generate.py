@@ -3,12 +3,17 @@
 Record i of a set of n drawn patterns is sample i of step 0 of the stream. With a number of patterns of each structure, record
 i is pattern i // structures of structure i % structures: a set of more patterns of each begins with that of fewer, and one
 read in order shows all structures before it shows one again. Its key follows from its structure and number.
+
+With several devices each simulates a whole batch, by the program of a single one: the bits are the same however many there
+are. (One program over a mesh of them, as training has, is compiled otherwise, and the last bits differ.)
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -217,30 +222,30 @@ class _Maker:
         key = key_of_seed(request.seed)
         # Parts of "in_library" share their structures: with a key of its own each has other patterns.
         self._key = part_key(key, f"{request.split} {request.part}") if request.split else key
-        self._ids, self._stream, self._request = library.ids, stream, request
+        self._streams = [jax.device_put(stream, device) for device in jax.local_devices()]
+        self._ids, self._size, self._request = library.ids, stream.options.size, request
         self._features = features_of(stream, library)
         self._subset = np.asarray(stream.subset)
 
-    def blocks(self, start: int, stop: int) -> Iterator[Block]:
-        """Records in batches; the next one is simulated while one is taken."""
-        size = self._stream.options.size
-        ahead: tuple[Batch, int] | None = None
-        for first in range(start, stop, size):
-            made = self._batch(first), min(size, stop - first)
-            if ahead is not None:
-                yield Block(self._columns(*ahead))
-            ahead = made
-        if ahead is not None:
-            yield Block(self._columns(*ahead))
+    def blocks(self, ranges: Sequence[tuple[int, int]]) -> Iterator[Block]:
+        """Records in batches, one after the other on each device; the next ones are simulated while one is taken."""
+        ahead: collections.deque[tuple[Batch, int]] = collections.deque()
+        devices = itertools.cycle(self._streams)
+        for first, last in ((first, stop) for start, stop in ranges for first in range(start, stop, self._size)):
+            ahead.append((self._batch(next(devices), first), min(self._size, last - first)))
+            if len(ahead) > len(self._streams):
+                yield Block(self._columns(*ahead.popleft()))
+        for made in ahead:
+            yield Block(self._columns(*made))
 
-    def _batch(self, first: int) -> Batch:
-        """The batch that begins with a record, as arrays that are still being computed."""
+    def _batch(self, stream: Stream, first: int) -> Batch:
+        """The batch that begins with a record, as arrays that are still being computed where the stream is."""
         if self._request.per_structure is None:
-            return self._stream.batch(self._key, 0, first)
-        places = np.minimum(first + np.arange(self._stream.options.size), MAX_RECORDS - 1)
+            return stream.batch(self._key, 0, first)
+        places = np.minimum(first + np.arange(self._size), MAX_RECORDS - 1)
         copies, rows = np.divmod(places, len(self._subset))
         structures = jnp.asarray(self._subset[rows], jnp.int32)
-        return self._stream.simulate(structures, _copy_keys(self._key, structures, jnp.asarray(copies, jnp.uint32)))
+        return stream.simulate(structures, _copy_keys(self._key, structures, jnp.asarray(copies, jnp.uint32)))
 
     def _columns(self, batch: Batch, count: int) -> Columns:
         """The first records of a batch."""

@@ -13,9 +13,10 @@ import itertools
 import os
 import pathlib
 import sqlite3
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,18 @@ from simxrd_jax.export.manifest import MANIFEST, Manifest, ShardEntry, read_mani
 from simxrd_jax.io.files import file_digest
 
 OPEN_SHARDS = 8  # at once; an npz shard is in memory while it is open
+
+
+class _Open(NamedTuple):
+    """Files that a process has open, the one used last at the end; shared by its threads."""
+
+    process: int
+    lock: threading.Lock
+    shards: OrderedDict[int, Shard]
+
+
+def _no_open(process: int) -> _Open:
+    return _Open(process, threading.Lock(), OrderedDict())
 
 
 class PatternSet:
@@ -51,7 +64,7 @@ class PatternSet:
             raise InputError(f"{self._folder}: the set is not complete; give the command that makes it again")
         self._ends = list(itertools.accumulate(shard.records for shard in self.manifest.shards))
         self._format = get_format(self.manifest.format)
-        self._open: tuple[int, OrderedDict[int, Shard]] = (os.getpid(), OrderedDict())
+        self._open: _Open | None = _no_open(os.getpid())
 
     @property
     def two_theta(self) -> np.ndarray:
@@ -106,19 +119,20 @@ class PatternSet:
         return (self[i] for i in range(len(self)))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": (0, OrderedDict())}
+        return {**self.__dict__, "_open": None}
 
     def _shard(self, place: int) -> Shard:
         """An open shard; files opened before a fork are opened again."""
-        if self._open[0] != os.getpid():
-            self._open = (os.getpid(), OrderedDict())
-        shards = self._open[1]
-        if place not in shards:
-            shards[place] = self._format.open(self._folder / self.manifest.shards[place].file, self.manifest.features)
-            if len(shards) > OPEN_SHARDS:
-                shards.popitem(last=False)
-        shards.move_to_end(place)
-        return shards[place]
+        if self._open is None or self._open.process != os.getpid():
+            self._open = _no_open(os.getpid())
+        _, lock, shards = self._open
+        with lock:  # Grain reads in many threads
+            if place not in shards:
+                shards[place] = self._format.open(self._folder / self.manifest.shards[place].file, self.manifest.features)
+                if len(shards) > OPEN_SHARDS:
+                    shards.popitem(last=False)
+            shards.move_to_end(place)
+            return shards[place]
 
     def _bad(self, place: int, error: Exception) -> InputError:
         path = self._folder / self.manifest.shards[place].file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -64,7 +64,7 @@ def released_job(path: str | os.PathLike[str], part: str, shard_size: int) -> Jo
             "two_theta": {"step": step, "points": points, "unit": "deg", "start": "two_theta_start of each record"},
             "wavelength": {"value": WAVELENGTH, "unit": "A"},
         },
-        blocks=lambda start, stop: _blocks(database, points, step, start, stop),
+        blocks=lambda ranges: _blocks(database, points, step, ranges),
     )
 
 
@@ -99,11 +99,11 @@ def _grid(database: SimxrdDatabase) -> tuple[int, float]:
     raise InputError(f"no row can be used; the first reason: {first}")
 
 
-def _blocks(database: SimxrdDatabase, points: int, step: float, start: int, stop: int) -> Iterator[Block]:
-    for first in range(start, stop, BLOCK):
+def _blocks(database: SimxrdDatabase, points: int, step: float, ranges: Sequence[tuple[int, int]]) -> Iterator[Block]:
+    for first, last in ((first, stop) for start, stop in ranges for first in range(start, stop, BLOCK)):
         rows: list[tuple[int, SimxrdRow]] = []
         skipped: list[tuple[str, str]] = []
-        for index in range(first, min(first + BLOCK, stop)):
+        for index in range(first, min(first + BLOCK, last)):
             number = database.numbers[index]
             try:
                 row = database[index]

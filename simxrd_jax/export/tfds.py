@@ -67,12 +67,11 @@ class PatternBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, split: str, job: Job) -> Iterator[tuple[int, dict[str, Any]]]:
         number, left_out = 0, self.left_out.setdefault(split, [])
-        for start, stop in job.ranges:
-            for block in job.blocks(start, stop):
-                left_out += block.skipped
-                for i in range(len(block.columns[job.features[0].name])):
-                    yield number, _example({name: values[i] for name, values in block.columns.items()}, job.features)
-                    number += 1
+        for block in job.blocks(job.ranges):
+            left_out += block.skipped
+            for i in range(len(block.columns[job.features[0].name])):
+                yield number, _example({name: values[i] for name, values in block.columns.items()}, job.features)
+                number += 1
 
     # The base class wraps its own in a logger, which a type checker takes for another kind of thing.
     def download_and_prepare(self, **options: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]

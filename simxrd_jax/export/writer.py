@@ -6,6 +6,10 @@ same command checks the checksums of the listed ones, removes the rest, and make
 from the config and its place alone, so the files are those of a run that was not killed.
 
 The next records are computed while a shard is being written: by one thread, at most one shard behind.
+
+Several hosts write one set without a network: shard i belongs to host i % N, and they meet in the folder. Each keeps a
+manifest of its own shards; whichever host ends last puts them together in manifest.json and removes them. A host that was
+killed is started again and goes on with its own.
 """
 
 from __future__ import annotations
@@ -32,12 +36,14 @@ from simxrd_jax.export.manifest import (
     read_manifest,
     write_manifest,
 )
+from simxrd_jax.hosts import ONE, Hosts
 from simxrd_jax.io.files import LOCK, locked
 from simxrd_jax.io.xy import BESIDE_PREFIX, PART_SUFFIX
 from simxrd_jax.train.logs import surroundings
 
 MADE_BY = ("simxrd_jax", "git_commit", "jax", "device")  # of `surroundings`: what decides the bits besides the config
 MAX_SHARDS = 99_999
+PART_OF_HOST = re.compile(r"host-(\d{5})-of-(\d{5})\.json")  # manifest of one host's shards
 
 
 class Block(NamedTuple):
@@ -58,7 +64,8 @@ class Job:
       features: of a record.
       config: all that decides the records; JSON.
       about: what else readers should know; JSON.
-      blocks: the records from one place to another; pure, so that any shard can be made again.
+      blocks: the records of some ranges of places, in blocks that do not cross the end of a range; pure, so that any shard
+        can be made again.
     """
 
     name: str
@@ -68,7 +75,7 @@ class Job:
     features: tuple[Feature, ...]
     config: Mapping[str, Any]
     about: Mapping[str, Any]
-    blocks: Callable[[int, int], Iterator[Block]]
+    blocks: Callable[[Sequence[tuple[int, int]]], Iterator[Block]]
 
     @functools.cached_property
     def ranges(self) -> list[tuple[int, int]]:
@@ -87,20 +94,22 @@ def write_set(
     folder: str | os.PathLike[str],
     format_name: str,
     *,
+    hosts: Hosts = ONE,
     say: Callable[[str], None] = lambda sentence: None,
     bar: Callable[[int, int], contextlib.AbstractContextManager[Progress]],
 ) -> Manifest:
-    """Writes a set into a folder, or goes on with one that was stopped there.
+    """Writes a set into a folder, or this host's shards of it, or goes on with one that was stopped there.
 
     Args:
       job: what to write.
       folder: made if it is not there.
       format_name: of the shards, see `formats.FORMATS`.
+      hosts: how many share the work, and which one this is.
       say: takes one sentence for the user.
       bar: makes a progress bar from the places already done and all of them.
 
     Returns:
-      The manifest of the complete set.
+      The manifest of the complete set; that of this host's shards, not complete, while other hosts still write theirs.
 
     Raises:
       InputError: a format whose library is missing; a folder of another set, of another process or one that cannot be
@@ -109,21 +118,67 @@ def write_set(
     place, chosen = pathlib.Path(folder), get_format(format_name)
     if len(job.ranges) > MAX_SHARDS:
         raise InputError(f"{len(job.ranges):,} shards are more than {MAX_SHARDS:,}; choose a larger shard size")
-    began = _begun(place, job, format_name)  # before anything is written
-    if began is not None and began.complete:
+    wanted = first_manifest(job, format_name)
+    _check_folder(place, wanted, hosts)  # before anything is written
+    if (began := _complete(place)) is not None:
         say(f"{place}: the set is complete, {began.records:,} records; `simxrd verify` checks its files")
         return began
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
-    with locked(place, "writing"):
-        began = _begun(place, job, format_name)  # by now: another process may have come first, and ended
-        if began is not None and began.complete:
+    own = place / _manifest_name(hosts)
+    lock = None if hosts.count == 1 else place / f"{LOCK}-{own.stem}"
+    with locked(place, "writing", lock):
+        _check_folder(place, wanted, hosts)  # by now: another process may have come first, and ended
+        if (began := _complete(place)) is not None:
             return began
         with writing(place):
-            manifest = first_manifest(job, format_name) if began is None else _sound(began, place, say)
-            write_manifest(place / MANIFEST, manifest)
-            _clean(place, job, chosen, manifest)
-            return _write_shards(job, place, chosen, manifest, bar)
+            manifest = _sound(read_manifest(own), place, say) if own.exists() else wanted
+            write_manifest(own, manifest)
+            _clean(place, job, chosen, manifest, hosts)
+            manifest = _write_shards(job, place, chosen, manifest, hosts, bar)
+            return manifest if hosts.count == 1 else _gathered(job, place, chosen, wanted, manifest, hosts)
+
+
+def _manifest_name(hosts: Hosts) -> str:
+    """Name of the manifest that a host keeps while it writes."""
+    return MANIFEST if hosts.count == 1 else f"host-{hosts.index:05d}-of-{hosts.count:05d}.json"
+
+
+def _host_manifests(place: pathlib.Path) -> list[pathlib.Path]:
+    """Manifests of single hosts that a folder holds."""
+    return sorted(path for path in place.iterdir() if PART_OF_HOST.fullmatch(path.name))
+
+
+def _complete(place: pathlib.Path) -> Manifest | None:
+    """The manifest of a folder whose set is complete; what single hosts left beside it is removed."""
+    if not (place / MANIFEST).exists():
+        return None
+    found = read_manifest(place / MANIFEST)
+    if not found.complete:
+        return None
+    for path in _host_manifests(place):
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return found
+
+
+def _gathered(job: Job, place: pathlib.Path, chosen: Format, wanted: Manifest, own: Manifest, hosts: Hosts) -> Manifest:
+    """The manifest of the whole set, once all hosts have their shards; until then this host's own."""
+    with locked(place, "gathering", wait=True):
+        if (complete := _complete(place)) is not None:
+            return complete
+        parts = [read_manifest(path) for path in _host_manifests(place)]
+        if len(parts) < hosts.count or not all(part.complete for part in parts):
+            return replace(own, complete=False)
+        for part in parts:
+            check_same(replace(part, complete=False), wanted, place)
+        entries = {entry.file: entry for part in parts for entry in part.shards}
+        shards = tuple(entries[shard_name(job, index, chosen.suffix)] for index in range(len(job.ranges)))
+        _remove(place, lambda name: name.startswith(BESIDE_PREFIX) and name.endswith(PART_SUFFIX))
+        write_manifest(place / MANIFEST, replace(wanted, shards=shards, complete=True))
+        complete = _complete(place)
+    assert complete is not None
+    return complete
 
 
 def first_manifest(job: Job, format_name: str) -> Manifest:
@@ -132,22 +187,29 @@ def first_manifest(job: Job, format_name: str) -> Manifest:
     return Manifest(job.config, made_by, job.about, job.features, format_name)
 
 
-def _begun(place: pathlib.Path, job: Job, format_name: str) -> Manifest | None:
-    """The manifest of this very set in a folder, or None where there is nothing yet.
-
-    Raises:
-      InputError: the folder holds another set, or something else.
-    """
-    if place.exists() and not place.is_dir():
+def _check_folder(place: pathlib.Path, wanted: Manifest, hosts: Hosts) -> None:
+    """Raises InputError where a folder holds another set, one that others share otherwise, or something else."""
+    if not place.exists():
+        return
+    if not place.is_dir():
         raise InputError(f"{place}: is a file; name a folder for the set")
-    if not (place / MANIFEST).exists():
-        others = sorted(each.name for each in place.iterdir() if each.name != LOCK) if place.is_dir() else []
-        if others:
-            raise InputError(f"{place}: is not empty ({others[0]}) and holds no set of patterns; give another folder")
-        return None
-    begun = read_manifest(place / MANIFEST)
-    check_same(begun, first_manifest(job, format_name), place)
-    return begun
+    if (place / MANIFEST).exists():
+        begun = read_manifest(place / MANIFEST)
+        check_same(begun, wanted, place)
+        if hosts.count > 1 and not begun.complete:
+            raise InputError(f"{place}: was begun by one host; go on without --hosts, or give another folder")
+        return
+    others = _host_manifests(place)
+    for path in others:
+        count = int(path.stem.rpartition("-")[2])
+        if count != hosts.count:
+            raise InputError(f"{place}: was begun by {count} hosts; go on with --hosts {count}, or give another folder")
+        check_same(replace(read_manifest(path), complete=False), wanted, place)
+    # Locks, and of several hosts a manifest that one of them is about to write.
+    mine = (LOCK, BESIDE_PREFIX) if hosts.count > 1 else (LOCK,)
+    strange = sorted(each.name for each in place.iterdir() if not each.name.startswith(mine))
+    if strange and not others:
+        raise InputError(f"{place}: is not empty ({strange[0]}) and holds no set of patterns; give another folder")
 
 
 def check_same(begun: Manifest, wanted: Manifest, place: pathlib.Path) -> None:
@@ -173,13 +235,24 @@ def _sound(begun: Manifest, place: pathlib.Path, say: Callable[[str], None]) -> 
     return replace(begun, shards=tuple(kept))
 
 
-def _clean(place: pathlib.Path, job: Job, chosen: Format, manifest: Manifest) -> None:
-    """Removes what a killed run had not finished, and nothing that has another name."""
-    names = {shard_name(job, index, chosen.suffix) for index in range(len(job.ranges))}
+def _clean(place: pathlib.Path, job: Job, chosen: Format, manifest: Manifest, hosts: Hosts) -> None:
+    """Removes what a killed run had not finished, and nothing that has another name or is another host's."""
+    names = {shard_name(job, index, chosen.suffix) for index in _shards_of(job, hosts)}
     unfinished = (names | {name + PART_SUFFIX for name in names}) - {shard.file for shard in manifest.shards}
-    for path in place.iterdir():
-        if path.name in unfinished or (path.name.startswith(BESIDE_PREFIX) and path.name.endswith(PART_SUFFIX)):
-            path.unlink()
+    _remove(place, lambda name: name in unfinished)
+    if hosts.count == 1:
+        _remove(place, lambda name: name.startswith(BESIDE_PREFIX) and name.endswith(PART_SUFFIX))
+
+
+def _remove(place: pathlib.Path, which: Callable[[str], bool]) -> None:
+    for path in list(place.iterdir()):
+        if which(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _shards_of(job: Job, hosts: Hosts) -> range:
+    """Indices of a host's shards."""
+    return range(hosts.index, len(job.ranges), hosts.count)
 
 
 def shard_name(job: Job, index: int, suffix: str) -> str:
@@ -194,24 +267,22 @@ def _write_shards(
     place: pathlib.Path,
     chosen: Format,
     manifest: Manifest,
+    hosts: Hosts,
     bar: Callable[[int, int], contextlib.AbstractContextManager[Progress]],
 ) -> Manifest:
-    """Writes the shards that the manifest lacks."""
-    first = len(manifest.shards)
+    """Writes the shards of a host that its manifest lacks."""
     waiting: Future[ShardEntry] | None = None
 
     def finish(manifest: Manifest, written: Future[ShardEntry]) -> Manifest:
         manifest = replace(manifest, shards=(*manifest.shards, written.result()))
-        write_manifest(place / MANIFEST, manifest)
+        write_manifest(place / _manifest_name(hosts), manifest)
         return manifest
 
-    done = job.ranges[first - 1][1] if first else 0
-    with ThreadPoolExecutor(1, thread_name_prefix="shards") as writer, bar(done, job.places) as progress:
-        for index, (start, stop) in list(enumerate(job.ranges))[first:]:
-            blocks = []
-            for block in job.blocks(start, stop):
-                blocks.append(block)
-                progress.update(len(next(iter(block.columns.values()))) + len(block.skipped))
+    own = _shards_of(job, hosts)
+    left = own[len(manifest.shards) :]
+    places = [sum(job.ranges[index][1] - job.ranges[index][0] for index in some) for some in (own, left)]
+    with ThreadPoolExecutor(1, thread_name_prefix="shards") as writer, bar(places[0] - places[1], places[0]) as progress:
+        for index, blocks in shards(job, left, progress):
             if waiting is not None:
                 manifest = finish(manifest, waiting)
             path = place / shard_name(job, index, chosen.suffix)
@@ -219,8 +290,23 @@ def _write_shards(
         if waiting is not None:
             manifest = finish(manifest, waiting)
     manifest = replace(manifest, complete=True)
-    write_manifest(place / MANIFEST, manifest)
+    write_manifest(place / _manifest_name(hosts), manifest)
     return manifest
+
+
+def shards(job: Job, indices: Sequence[int], progress: Progress) -> Iterator[tuple[int, list[Block]]]:
+    """Some shards of a set one after the other: index and blocks."""
+    made = job.blocks([job.ranges[index] for index in indices])
+    for index in indices:
+        start, stop = job.ranges[index]
+        blocks: list[Block] = []
+        while start < stop:
+            block = next(made)
+            blocks.append(block)
+            count = len(next(iter(block.columns.values()))) + len(block.skipped)
+            progress.update(count)
+            start += count
+        yield index, blocks
 
 
 def _write_shard(path: pathlib.Path, chosen: Format, features: Sequence[Feature], blocks: Sequence[Block]) -> ShardEntry:

@@ -23,16 +23,17 @@ def file_digest(path: pathlib.Path) -> str:
 
 
 @contextlib.contextmanager
-def locked(place: pathlib.Path, doing: str, file: pathlib.Path | None = None) -> Iterator[None]:
+def locked(place: pathlib.Path, doing: str, file: pathlib.Path | None = None, *, wait: bool = False) -> Iterator[None]:
     """Holds the lock of a folder, which the system releases however the process ends; the file stays, and means nothing.
 
     Args:
       place: a folder that exists, or what else is locked.
       doing: what another process would be doing there, for the message.
       file: of the lock; None is LOCK in the folder.
+      wait: for another process that holds it, in place of an error.
 
     Raises:
-      InputError: another process holds it, or its file cannot be written.
+      InputError: another process holds it and is not waited for, or its file cannot be written.
     """
     try:
         import fcntl
@@ -45,7 +46,7 @@ def locked(place: pathlib.Path, doing: str, file: pathlib.Path | None = None) ->
         raise InputError(f"{place}: cannot be written ({error.strerror}); open the folder or give another") from error
     with opened:
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise InputError(f"{place}: another process is {doing} there; wait for its end or give another name") from None
         except OSError:

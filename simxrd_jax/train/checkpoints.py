@@ -63,15 +63,23 @@ class Checkpoints:
                 policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False),
             ]
         )
+        self.folder = folder / FOLDER
+        if not read_only:
+            self.folder.mkdir(exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=kept,
             best_fn=_rank,  # or metrics would not be written, and a run that starts again would forget its best checkpoint
             enable_async_checkpointing=False,
             cleanup_tmp_directories=not read_only,
-            create=not read_only,
+            create=False,
             read_only=read_only,
         )
-        self.folder = folder / FOLDER
+        if jax.process_count() > 1:
+            # Each process has the whole state: the first writes it, each reads it, and none waits for another here.
+            own = jax.process_index()
+            options.multiprocessing_options = ocp.options.MultiprocessingOptions(
+                primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"host{own}"
+            )
         self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
 
     def steps(self) -> list[int]:
@@ -85,6 +93,7 @@ class Checkpoints:
           InputError: the disk is full or the folder cannot be written.
         """
         step = int(state.step)
+        state = jax.device_get(state)  # one copy, however many devices have one
         if step in self._manager.all_steps():
             return
         items = {

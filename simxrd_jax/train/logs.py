@@ -67,8 +67,9 @@ def surroundings() -> dict[str, Any]:
         "simxrd_jax": __version__,
         "git_commit": _git_commit(),
         "jax": jax.__version__,
-        "device": str(jax.devices()[0].device_kind),
-        "devices": jax.local_device_count(),
+        "device": str(jax.local_devices()[0].device_kind),
+        "devices": jax.device_count(),
+        "hosts": jax.process_count(),
         "cores": os.cpu_count(),
     }
 

@@ -8,6 +8,9 @@ A run's folder:
     checkpoints/          the newest and the best
     results.json          metrics of the best checkpoint on the test part
     confusion_TARGET.png
+
+With several hosts (`hosts.join`) each has the whole network and a part of each batch. The first writes the folder, which all
+must see; what is read from it or measured by it is its word on all of them.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
+from simxrd_jax import hosts
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.files import LOCK, locked
 from simxrd_jax.io.xy import write_together
@@ -65,11 +69,17 @@ def train(
     folder = pathlib.Path(folder)
     config = checked(config)
     run = set_up(config, open_library(config.data.library))
-    with claim(folder, run):
-        if (folder / RESULTS).exists():
+    say = say if hosts.is_first() else _quiet
+    with contextlib.ExitStack() as held:
+        hosts.first_says(lambda: bool(held.enter_context(claim(folder, run))))
+        if hosts.first_says((folder / RESULTS).exists):
             say(f"{folder}: the run is complete")
-            return _read_results(folder / RESULTS)
+            return hosts.first_says(lambda: _read_results(folder / RESULTS))
         return _train(run, folder, say, stop_after)
+
+
+def _quiet(sentence: str) -> None:
+    """What hosts other than the first say."""
 
 
 def _train(run: Run, folder: pathlib.Path, say: Callable[[str], None], stop_after: int | None) -> dict[str, Any]:
@@ -78,18 +88,23 @@ def _train(run: Run, folder: pathlib.Path, say: Callable[[str], None], stop_afte
     like = abstract(run.state)  # the first step is given the arrays away
     with contextlib.ExitStack() as opened:
         opened.enter_context(_writing(folder))
-        checkpoints = Checkpoints(folder, config.keep)
-        opened.callback(checkpoints.close)
+        checkpoints = _opened(folder, config, opened)
         state, progress = run.state, Progress()
-        if checkpoints.steps():
-            state, progress = checkpoints.restore(like, checkpoints.steps()[-1])
-            say(f"{folder}: goes on from step {int(state.step):,} of {config.steps:,}")
-        log = Log(folder, int(state.step))
-        opened.callback(log.close)
+        begun = hosts.first_says(lambda: max(checkpoints.steps(), default=0))
+        if begun:
+            found, progress = checkpoints.restore(like, begun)
+            state = replicated(found, run.mesh)
+            say(f"{folder}: goes on from step {begun:,} of {config.steps:,}")
+        log = None
+        if hosts.is_first():
+            log = Log(folder, begun)
+            opened.callback(log.close)
         finished = _steps(run, state, progress, checkpoints, log, stop_after)
         if not finished:
             return {}
-        last = checkpoints.steps()[-1]
+    with contextlib.ExitStack() as opened:
+        checkpoints = _opened(folder, config, opened)
+        last = hosts.first_says(lambda: checkpoints.steps()[-1])
         best = checkpoints.progress(last).best_step
         network = checkpoints.network(like.network, best)
     made = {
@@ -100,9 +115,19 @@ def _train(run: Run, folder: pathlib.Path, say: Callable[[str], None], stop_afte
         "surroundings": surroundings(),
         "test": evaluate_part([(run.definition, network)], run, "test"),
     }
-    report(made["test"], run.classes, folder)
-    write_together({folder / RESULTS: json.dumps(made, indent=1) + "\n"})
+    if hosts.is_first():
+        report(made["test"], run.classes, folder)
+        write_together({folder / RESULTS: json.dumps(made, indent=1) + "\n"})
     return made
+
+
+def _opened(folder: pathlib.Path, config: TrainConfig, until: contextlib.ExitStack) -> Checkpoints:
+    """The checkpoints of a run; the first host makes their folder before the others look at it."""
+    made: list[Checkpoints] = []
+    hosts.first_says(lambda: made.append(Checkpoints(folder, config.keep)))
+    checkpoints = made[0] if made else Checkpoints(folder, read_only=True)
+    until.callback(checkpoints.close)
+    return checkpoints
 
 
 @contextlib.contextmanager
@@ -174,9 +199,9 @@ def _read_results(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _steps(
-    run: Run, state: TrainState, progress: Progress, checkpoints: Checkpoints, log: Log, stop_after: int | None
+    run: Run, state: TrainState, progress: Progress, checkpoints: Checkpoints, log: Log | None, stop_after: int | None
 ) -> bool:
-    """Runs to the last step, or to `stop_after`; says whether it is the end of the run."""
+    """Runs to the last step, or to `stop_after`; says whether it is the end of the run. Without a log nothing is written."""
     config = run.config
     step_function = make_step(run.definition, run.optimizer, run.losses, config, run.mesh)
     stream = replicated(run.stream, run.mesh)
@@ -185,7 +210,8 @@ def _steps(
     start = time.perf_counter() - progress.seconds
     if stop_after is not None and begin >= stop_after:
         return False
-    bar = tqdm(total=config.steps, initial=begin, unit="step", desc=f"{config.model} {config.variant}", disable=None)
+    name, is_shown = f"{config.model} {config.variant}", None if log is not None else True
+    bar = tqdm(total=config.steps, initial=begin, unit="step", desc=name, disable=is_shown)
     with bar:
         for done in range(begin + 1, config.steps + 1):
             if _has_ended(config, progress):
@@ -195,15 +221,18 @@ def _steps(
             if done % config.log_every == 0 or is_validated:
                 sums = jax.device_get(totals)
                 values = _line(run, sums, time.perf_counter() - start, done)
-                log.write("train", done, values)
+                if log is not None:
+                    log.write("train", done, values)
                 bar.set_postfix_str(f"loss {values['loss']:.4f}, {values['patterns_per_second']:,.0f} patterns/s")
                 totals, start = replicated(no_totals(), run.mesh), time.perf_counter()
             if done % DISPLAY_EVERY == 0 or done == config.steps:
                 bar.update(done - bar.n)
             validated = None
             if is_validated:
-                validated = _validation(run, state)
-                log.write("validation", done, validated)
+                own = _validation(run, state)
+                validated = hosts.first_says(lambda: own)  # noqa: B023
+                if log is not None:
+                    log.write("validation", done, validated)
                 progress = _after(progress, validated["loss"], done, config.minimum_improvement)
                 start = time.perf_counter()
             if is_validated or done % config.checkpoint_every == 0 or done == stop_after:
@@ -211,7 +240,8 @@ def _steps(
                 _check_finite(sums, done)
                 seconds = time.perf_counter() - start
                 progress = dataclasses.replace(progress, **_sums_of(sums), seconds=seconds)
-                checkpoints.save(state, progress, None if validated is None else validated["loss"])
+                if log is not None:
+                    checkpoints.save(state, progress, None if validated is None else validated["loss"])
                 start = time.perf_counter() - seconds  # a line's rate is that of its steps
             if done == stop_after:
                 return done == config.steps

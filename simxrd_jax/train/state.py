@@ -6,7 +6,7 @@ again at a step repeats it bit for bit; nothing is transferred.
 
 On several devices each simulates its own part of the global batch (`shard_map`: samples keep their global indices, and with
 them their keys), and the network's part is one program over the sharded batch, so that statistics over the batch are those
-of the whole of it.
+of the whole of it. The devices of several processes (`hosts.join`) are one mesh; each process holds the whole state.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx, struct
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Int, Key
 
@@ -233,23 +234,39 @@ def make_step(
 
 
 def make_mesh(batch: int, devices: list[Any] | None = None) -> Mesh:
-    """All local devices in a row, or as many of them as divide the batch.
+    """All devices of all hosts in a row, or as many of each host as divide the batch.
 
     Raises:
-      InputError: an empty batch.
+      InputError: an empty batch, or one that the hosts do not divide.
     """
     if batch < 1:
         raise InputError(f"a batch of {batch} patterns is empty; take at least 1")
-    available = jax.local_devices() if devices is None else devices
-    count = max(n for n in range(1, len(available) + 1) if batch % n == 0)
-    return Mesh(available[:count], (BATCH_AXIS,))
+    of_host: dict[int, list[Any]] = {}
+    for device in jax.devices() if devices is None else devices:
+        of_host.setdefault(device.process_index, []).append(device)
+    hosts, least = len(of_host), min(map(len, of_host.values()))
+    if batch % hosts:
+        raise InputError(f"batch={batch} is no multiple of the {hosts} hosts; set one that is")
+    count = max(n for n in range(1, least + 1) if batch % (n * hosts) == 0)
+    return Mesh([device for index in sorted(of_host) for device in of_host[index][:count]], (BATCH_AXIS,))
 
 
 def replicated(tree: Any, mesh: Mesh) -> Any:
-    """The same arrays on every device of a mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, P())) if mesh.size > 1 else jax.device_put(tree, mesh.devices.flat[0])
+    """The same arrays on every device of a mesh; every process gives the same ones."""
+    if mesh.size == 1:
+        return jax.device_put(tree, mesh.devices.flat[0])
+    placement = NamedSharding(mesh, P())
+    if jax.process_count() == 1:
+        return jax.device_put(tree, placement)
+
+    def place(value: Any) -> Any:
+        own = np.asarray(value)
+        return jax.make_array_from_callback(own.shape, placement, lambda index: own[index])
+
+    return jax.tree.map(place, tree)
 
 
 def abstract(tree: Any) -> Any:
-    """Shapes, types and placement of arrays, which outlive them."""
-    return jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=v.sharding), tree)
+    """Shapes and types of arrays, which outlive them, to be placed on one device of this process."""
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=here), tree)

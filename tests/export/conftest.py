@@ -32,3 +32,12 @@ def library_path(library: Library, tmp_path_factory: pytest.TempPathFactory) -> 
     path = tmp_path_factory.mktemp("library") / "small.simxrd"
     write_library(library, path)
     return str(path)
+
+
+@pytest.fixture(scope="package")
+def laboratory_path(cif_folder: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same structures for the preset with all effects."""
+    made = library_of([read_cif(cif_folder / f"{name}.cif") for name in NAMES], ids=NAMES, presets=("laboratory",))
+    path = tmp_path_factory.mktemp("library") / "laboratory.simxrd"
+    write_library(made, path)
+    return str(path)

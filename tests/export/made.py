@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,10 +49,10 @@ def make_job(places: int = 23, shard_size: int = 5, *, seconds: float = 0.0, ski
       config: of the set.
     """
 
-    def blocks(start: int, stop: int) -> Iterator[Block]:
-        for first in range(start, stop, 2):
+    def blocks(ranges: Sequence[tuple[int, int]]) -> Iterator[Block]:
+        for first, last in ((first, stop) for start, stop in ranges for first in range(start, stop, 2)):
             time.sleep(seconds)
-            places = np.arange(first, min(first + 2, stop))
+            places = np.arange(first, min(first + 2, last))
             left_out = places % skip == skip - 1 if skip else np.zeros(len(places), bool)
             yield Block(columns_of(places[~left_out]), [(f"place {n}", "is left out") for n in places[left_out]])
 

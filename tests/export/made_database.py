@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -19,10 +19,13 @@ def database_job(library: Library, places: int, shard_size: int) -> Job:
     """Records with the features that a row of a database needs."""
     size = get_preset("ideal").grid().size
 
-    def blocks(start: int, stop: int) -> Iterator[Block]:
-        place = np.arange(start, stop)
+    def blocks(ranges: Sequence[tuple[int, int]]) -> Iterator[Block]:
+        for start, stop in ranges:
+            yield block(np.arange(start, stop))
+
+    def block(place: np.ndarray) -> Block:
         structure = place % len(library)
-        yield Block(
+        return Block(
             {
                 "intensity": (50 + 50 * np.sin(place[:, None] + np.arange(size) * 0.01)).astype(np.float32),
                 "space_group": library.space_group[structure].astype(np.int32),

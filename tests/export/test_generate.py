@@ -41,9 +41,7 @@ DRAWN = Request(PLAIN, count=21, seed=5, shard_size=16)
 
 def records_of(job: Job, start: int = 0, stop: int | None = None) -> Columns:
     """All records of a job, or some, made as the writer makes them."""
-    blocks = []
-    for first, last in job.ranges:
-        blocks += [checked_columns(b.columns, job.features) for b in job.blocks(first, last)]
+    blocks = [checked_columns(b.columns, job.features) for b in job.blocks(job.ranges)]
     return {name: values[start:stop] for name, values in joined(blocks, job.features).items()}
 
 
@@ -73,7 +71,7 @@ def test_drawn_records_are_those_of_the_stream(library, drawn):
 def test_the_same_shard_has_the_same_bits(library, drawn):
     """What a resumed run rests on."""
     job = make_job(library, DRAWN)
-    again = [checked_columns(b.columns, job.features) for b in job.blocks(16, 21)]
+    again = [checked_columns(b.columns, job.features) for b in job.blocks([(16, 21)])]
     for name, values in joined(again, job.features).items():
         np.testing.assert_array_equal(values, drawn[name][16:])
 

@@ -6,6 +6,7 @@ import json
 import pathlib
 import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -41,6 +42,14 @@ def test_any_record_in_any_order(folder):
     for index in (PLACES, -PLACES - 1):
         with pytest.raises(IndexError):
             patterns[index]
+
+
+def test_many_threads_read_at_once(folder):
+    """As Grain does; more shards than are kept open, so that each thread closes what others read."""
+    patterns, order = read_patterns(folder), np.random.default_rng(1).integers(PLACES, size=600)
+    with ThreadPoolExecutor(16) as threads:
+        found = list(threads.map(lambda i: patterns[int(i)]["intensity"], order))
+    np.testing.assert_array_equal(found, WANTED["intensity"][order])
 
 
 def test_columns_are_whole_arrays(folder):

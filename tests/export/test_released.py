@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import pickle
@@ -273,7 +274,7 @@ def written(library: Library, tmp_path_factory: pytest.TempPathFactory) -> tuple
     preset = get_preset("ideal")
     job = make_job(library, Request(preset, per_structure=1, shard_size=8, values={"zero_shift": 0.25}))
     write_database(job, path, library, preset, bar=bar)
-    return path, next(job.blocks(0, 5)).columns
+    return path, next(job.blocks([(0, 5)])).columns
 
 
 def test_ase_reads_what_is_written(written, library):
@@ -349,6 +350,25 @@ def test_a_database_is_complete_or_refused(written, library, tmp_path):
     write_database(job, path, library, get_preset("ideal"), bar=bar)
     assert path.read_bytes() == before
     assert manifest.read_text() == text
+    verify(path)
+
+
+@pytest.mark.parametrize("left", ["tables", "nothing"])
+def test_a_kill_while_the_tables_are_made_leaves_nothing_in_the_way(left, written, library, tmp_path):
+    """ASE makes its tables one by one: those of a killed run are half of them, or an empty file."""
+    path = tmp_path / "train.db"
+    job = make_job(library, Request("ideal", per_structure=1, shard_size=8, values={"zero_shift": 0.25}))
+    manifest = written[0].with_name("train.db.manifest.json")
+    content = json.loads(manifest.read_text())
+    path.with_name(manifest.name).write_text(json.dumps({**content, "complete": False, "shards": []}))
+    fresh = path.with_name("train.db.part.new")
+    with contextlib.closing(sqlite3.connect(fresh)) as connection:
+        if left == "tables":
+            connection.execute("create table systems (id integer primary key)")
+            connection.commit()
+    fresh.with_name(fresh.name + "-journal").write_bytes(b"")
+    write_database(job, path, library, get_preset("ideal"), bar=bar)
+    assert {each.name for each in tmp_path.iterdir()} == {"train.db", manifest.name}
     verify(path)
 
 

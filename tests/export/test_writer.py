@@ -209,7 +209,7 @@ def test_a_manifest_names_no_file_outside(whole, tmp_path):
         read_patterns(folder)
 
 
-@every_format
+@pytest.mark.parametrize("name", [n if n == "array_record" else pytest.param(n, marks=pytest.mark.slow) for n in FORMATS])
 def test_a_full_disk_is_said_and_nothing_finished_is_lost(name, tmp_path):
     """A limit on the size of files stands for the disk; the same command goes on once there is room."""
     code = f"""
@@ -220,10 +220,11 @@ from simxrd_jax.export.writer import write_set
 job = make_job(300, 100)
 write_set(make_job(300, 100), {str(tmp_path / "whole")!r}, {name!r}, bar=bar)
 import dataclasses
-def blocks(start, stop):
-    if start == 200:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
-    yield from job.blocks(start, stop)
+def blocks(ranges):
+    for start, stop in ranges:
+        if start == 200:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+        yield from job.blocks([(start, stop)])
 try:
     write_set(dataclasses.replace(job, blocks=blocks), {str(tmp_path / "set")!r}, {name!r}, bar=bar)
 except Exception as error:
@@ -290,11 +291,16 @@ def _rows(path: pathlib.Path) -> list[tuple]:
         return rows + connection.execute("select key, value, id from text_key_values order by id, key").fetchall()
 
 
-KILLS = [pytest.param(6, 1), pytest.param(20, 2, marks=pytest.mark.slow)]
+SHORT, LONG = (6, 1), (20, 2)  # kills, seed
 
 
-@pytest.mark.parametrize(("kills", "seed"), KILLS)
-@pytest.mark.parametrize("name", ["array_record", "hdf5"])
+@pytest.mark.parametrize(
+    ("name", "kills", "seed"),
+    [
+        ("array_record", *SHORT),
+        *(pytest.param(name, *LONG, marks=pytest.mark.slow) for name in ("array_record", "hdf5", "parquet", "npz")),
+    ],
+)
 def test_kills_at_random_moments_change_no_byte(name, kills, seed, tmp_path, library_path):
     met = _killed(name, tmp_path, kills, seed, library_path)
     assert met >= 2  # a test whose kills come too late tests nothing
@@ -302,7 +308,7 @@ def test_kills_at_random_moments_change_no_byte(name, kills, seed, tmp_path, lib
     verify(tmp_path / "killed")
 
 
-@pytest.mark.parametrize(("kills", "seed"), KILLS)
+@pytest.mark.parametrize(("kills", "seed"), [SHORT, pytest.param(*LONG, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_change_no_row(kills, seed, tmp_path, library_path):
     met = _killed("ase", tmp_path, kills, seed, library_path)
     assert met >= 2

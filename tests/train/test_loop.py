@@ -105,13 +105,13 @@ def test_a_killed_run_ends_as_one_that_was_not(config, trained, run, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_killed_many_times_ends_as_one_that_was_not(config, tmp_path):
-    """Twelve kills from the start of the process to after its end, in a run with all that is drawn and averaged."""
+    """Twenty kills from the start of the process to after its end, in a run with all that is drawn and averaged."""
     settings = {"optimizer.average_decay": "0.9", "optimizer.clip_norm": "1", "data.copies": "2", "patience": "4"}
     config = override(config, {**settings, "steps": "60", "checkpoint_every": "1", "model": "cnn4"})
     whole = tmp_path / "whole"
     train(config, whole)
     folder = tmp_path / "killed"
-    codes = [_train_killed(config, folder, lambda: True, random.uniform(0, 25)) for _ in range(12)]
+    codes = [_train_killed(config, folder, lambda: True, random.uniform(0, 25)) for _ in range(20)]
     assert -9 in codes
     train(config, folder)
     _assert_same_run(folder, whole, set_up(config, loop.open_library(config.data.library)))

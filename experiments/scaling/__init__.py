@@ -1,0 +1,1 @@
+"""How many training patterns a second a library gives on the fly."""
