@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import pathlib
+import re
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
@@ -441,7 +442,7 @@ def _free(model: Model, stage: Any) -> list[int]:
 
 def _phase_name(text: str) -> tuple[str, str]:
     name, equals, path = text.partition("=")
-    return (name, path) if equals else (pathlib.Path(text).stem.replace(".", "_"), text)
+    return (name, path) if equals else (re.sub(r"[.\[\]*?@]", "_", pathlib.Path(text).stem), text)
 
 
 def _within(measured: MeasuredPattern, limits: tuple[float, float] | None) -> MeasuredPattern:
@@ -495,7 +496,7 @@ def _settings(data: str, options: Options) -> dict[str, str]:
 
 def _row(result: dict[str, Any]) -> dict[str, Any]:
     """One line of the table of several refinements."""
-    row = {name: result[name] for name in ("rwp", "gof", "converged", "seconds")}
+    row = {name: result[name] for name in ("rwp", "rp", "rexp", "gof", "n_points", "n_parameters", "converged", "seconds")}
     row["warnings"] = len(result["warnings"])
     for name in result["free"]:
         if not name.startswith("background.") and ".reflections." not in name:
@@ -503,7 +504,7 @@ def _row(result: dict[str, Any]) -> dict[str, Any]:
     for phase, values in result["phases"].items():
         row[f"{phase} R_Bragg"] = values["r_bragg"]
         if values["weight_fraction"] is not None:
-            row[f"{phase} weight fraction"] = values["weight_fraction"][0]
+            row[f"{phase} weight fraction"], row[f"{phase} weight fraction esd"] = values["weight_fraction"]
         if "brindley" in values:
             row[f"{phase} weight fraction, Brindley"] = values["brindley"]["weight_fraction"][0]
     return row

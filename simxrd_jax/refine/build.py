@@ -40,7 +40,7 @@ DEFAULT_BISO = 0.5
 # What gives a phase its intensities.
 MODES = ("rietveld", "lebail", "pawley")
 # How far outside the range reflections are listed, and for how large a change of the cell; a refinement's list is fixed.
-MARGIN, MAX_STRAIN = 2.0, 0.01
+MARGIN, MAX_STRAIN = 2.0, 0.04
 # Of uneven points: even points at most, and how many of them a measured point is interpolated from.
 MAX_POINTS, STENCIL = 100_000, 6
 
@@ -229,6 +229,12 @@ def make_model(
             raise InputError(f"{phase.name} has no mode {phase.mode!r}{nearest(phase.mode, dict.fromkeys(MODES))}")
         if phase.mode != "rietveld" and (phase.texture_axis is not None or phase.harmonics_order):
             raise InputError(f"{phase.name}: free intensities hold its texture already; leave out the texture or the mode")
+        if phase.texture_axis is not None:
+            axis = np.asarray(phase.texture_axis)
+            if not (np.all(np.isfinite(axis)) and np.any(axis)):
+                raise InputError(f"{phase.name}: the axis of its texture must be three numbers, not all 0; change it")
+        if set(phase.name) & set("[]*?@") or not phase.name:
+            raise InputError(f"a phase cannot be called {phase.name!r}: its name stands in patterns; leave out [ ] * ? @")
     if not phases:
         raise InputError("a refinement needs at least one phase; give --phase FILE.cif")
     radiation = as_radiation(radiation)

@@ -21,6 +21,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
+from simxrd_jax.diffraction.peak_sum.fourier import MIN_FWHM_POINTS
 from simxrd_jax.diffraction.settings import TRAINING, Settings
 from simxrd_jax.errors import InputError
 from simxrd_jax.numerics import FWHM_PER_SIGMA
@@ -39,7 +40,7 @@ from simxrd_jax.refine.model import (
 )
 from simxrd_jax.refine.parameters import KINDS, Transforms, to_internal, to_values
 from simxrd_jax.refine.plans import Plan, Stage
-from simxrd_jax.refine.start import width_starts
+from simxrd_jax.refine.start import observed_width, width_starts
 from simxrd_jax.types import Array, PeakList
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ STAGE_DROP = 3e-3
 # Of a cycle of Le Bail: turns of the partition, and of least squares at most. A stage has settled where a cycle lowers the sum
 # of squares by less than this share of it, one that others follow and the last one.
 PARTITIONS, TURNS, SETTLED, SETTLED_LAST = 8, 12, 1e-3, 1e-5
+# Highest intensity below which it may be no count, and how little a value moves that did not.
+FEW_COUNTS, STILL = 100.0, 1e-12
+MOVING = ("position", "cell", "width", "texture", "coordinate", "displacement", "occupancy")
 # R factors above which a model explains too little.
 LITTLE = 0.5
 # Columns of free intensities that are summed at once.
@@ -344,6 +348,12 @@ def refine_many(
         frees = [stage_indices(model, stage) for stage in plan.stages]
         if not any(len(free) for free in frees):
             raise InputError("no parameter is free; free at least one, as with --free '@scale'")
+        if not len(frees[-1]):
+            raise InputError(
+                f"the last stage of the plan, {plan.stages[-1].name!r}, frees nothing; free something or leave it out"
+            )
+        if plan.stages[-1].blur:
+            raise InputError(f"the last stage of the plan, {plan.stages[-1].name!r}, is blurred; add one without blur")
         ties = tie_arrays(model)
         freed = {model.table.names[i] for free in frees for i in free}
         values = [
@@ -377,7 +387,34 @@ def refine_many(
             )
             for i in range(len(observed))
         ]
-        return [dataclasses.replace(fit, warnings=(*fit.warnings, *faint)) for fit in fits]
+        doubts = [_doubts(model, *weighted[i], is_stated=sigma is not None) for i in range(len(fits))]
+        return [
+            dataclasses.replace(fit, warnings=(*doubt, *fit.warnings, *faint)) for fit, doubt in zip(fits, doubts, strict=True)
+        ]
+
+
+def _doubts(model: Model, observed: np.ndarray, weight: np.ndarray, *, is_stated: bool) -> list[str]:
+    """What of a measurement makes its fit doubtful, one sentence each."""
+    said, counts = [], weight > 0
+    seen = observed[counts]
+    if not is_stated and np.any(seen < 0):
+        said.append(
+            f"{int(np.sum(seen < 0))} intensities are below 0, as after a background was subtracted: weights of counts do not "
+            "hold for them; give uncertainties, as in .xye."
+        )
+    elif not is_stated and np.max(seen) < FEW_COUNTS:
+        said.append(
+            f"The highest intensity is {np.max(seen):.3g}: if these are no counts, weights and uncertainties do not hold; "
+            "give uncertainties, as in .xye."
+        )
+    two_theta = np.asarray(model.arrays.two_theta)[counts]
+    width, _ = observed_width(two_theta, seen) if len(seen) > 2 else (0.0, 0.0)
+    if 0 < width < MIN_FWHM_POINTS * np.median(np.diff(two_theta)) and model.settings.peak_sum == "fft":
+        said.append(
+            f"Lines are {width / np.median(np.diff(two_theta)):.1f} points wide; below {MIN_FWHM_POINTS:g} the sum of peaks "
+            "widens them: measure in smaller steps."
+        )
+    return said
 
 
 def _run(
@@ -521,18 +558,25 @@ def _finished(
     for part, place in zip(shown, intensity_slices(model.layout), strict=True):
         counts[place] &= np.asarray(part.seen)[: place.stop - place.start] >= MIN_SEEN
     found = statistics.agreement(observed, calculated, curve, weight, len(free) + int(np.sum(counts)))
-    # From the solver's numbers to values: d p/d u on either side.
-    safe = np.where(slope[free] != 0, slope[free], 1.0)
-    certainty = statistics.uncertainty(solution.normal[np.ix_(places, places)] / safe / safe[:, None])
+    # What is determined is told in the solver's own numbers, whose units are typical changes; then d p/d u on either side.
+    own = statistics.uncertainty(solution.normal[np.ix_(places, places)])
+    steep = slope[free]
+    certainty = statistics.Uncertainty(own.covariance * steep * steep[:, None], own.undetermined | (steep == 0))
     spread = np.asarray(ties.matrix)[:, free]
     variance = np.einsum("pi,ij,pj->p", spread, certainty.covariance, spread)
     errors = found.gof * np.sqrt(np.maximum(variance, 0.0))
-    errors[free[certainty.undetermined]] = np.nan
+    errors[np.any(spread[:, certainty.undetermined] != 0, axis=1)] = np.nan
     errors[shared_out] = np.nan
     names = [model.table.names[i] for i in free]
     at_bound = model.table.at_bound(values, np.asarray(transforms.origin))
     r_braggs = {phase.name: r_bragg(part) for phase, part in zip(model.phases, shown, strict=True)}
     warnings = _warnings(model, values, free, certainty, names, at_bound)
+    still = np.abs(values[free] - np.asarray(transforms.origin)[free]) <= STILL * np.abs(values[free])
+    still &= ~certainty.undetermined & np.array([model.table.parameters[i].group in MOVING for i in free], dtype=bool)
+    if still.any():
+        warnings.append(f"{', '.join(itertools.compress(names, still))} did not move from the start.")
+    if found.n_points <= found.n_parameters:
+        warnings.append(f"{found.n_points} points do not determine {found.n_parameters} parameters; take a wider range.")
     if not solution.converged:
         warnings.insert(0, "The fit did not converge; its values are those of the last step.")
     if found.rwp > LITTLE or not any(r < LITTLE for r in r_braggs.values()):
@@ -553,7 +597,7 @@ def _finished(
         covariance=certainty.covariance,
         agreement=found,
         stages=stages,
-        weight_fractions=_fractions(model, values, free, certainty.covariance * found.gof**2, parts),
+        weight_fractions=_fractions(model, values, spread, certainty.covariance * found.gof**2, parts),
         r_bragg=r_braggs,
         converged=bool(solution.converged),
         seconds=seconds,
@@ -598,6 +642,8 @@ def _weighted(
         sigma = np.asarray(sigma, dtype=np.float64)
         weight = np.where(np.isfinite(sigma) & (sigma > 0), 1.0 / np.square(np.where(sigma > 0, sigma, 1.0)), 0.0)
     for low, high in excluded:
+        if not low < high:
+            raise InputError(f"the excluded range from {low:g} to {high:g} deg is empty; give the lower end first")
         weight = np.where((two_theta >= low) & (two_theta <= high), 0.0, weight)
     if not np.any(weight > 0):
         raise InputError("no point is left to refine against; take a wider range or exclude less")
@@ -674,6 +720,8 @@ def scaled_transforms(model: Model, values: np.ndarray) -> Transforms:
     transforms = model.table.transforms(values)
     is_scale = np.array([p.group == "scale" for p in model.table.parameters])
     scale = np.where(is_scale, values, transforms.scale)
+    is_background = np.array([p.group == "background" for p in model.table.parameters])
+    scale[is_background] = np.max(np.abs(values[is_background]), initial=0.0) or 1.0
     for place in intensity_slices(model.layout):
         if place.start < place.stop:
             scale[place] = np.mean(np.abs(values[place]))
@@ -707,7 +755,8 @@ def linear_starts(
     every = list(itertools.chain(*scales))
     terms = [i for i, name in enumerate(table.names) if name.startswith("background.chebyshev.")]
     ones = np.stack(values)
-    ones[:, every] = 1.0
+    unit = np.array([table.parameters[i].inside(1.0) for i in every])
+    ones[:, every] = unit
     ones[:, terms] = 0.0
     transforms = jax.tree.map(lambda *rows: np.stack(rows), *(table.transforms(row) for row in ones))
     data = Data(np.stack([y for y, _ in weighted]), np.stack([w for _, w in weighted]), np.zeros(len(ones)))
@@ -721,7 +770,7 @@ def linear_starts(
     for i, (observed, weight) in enumerate(weighted):
         if any(table.names[k] in given[i] for k in (*every, *terms)):
             continue
-        peaks = np.asarray(solution.parts.peaks[i])
+        peaks = np.asarray(solution.parts.peaks[i]) / unit[[every.index(place[0]) for place in scales], None]
         columns = np.concatenate([peaks.T, basis], axis=1) * np.sqrt(weight)[:, None]
         length = np.maximum(np.linalg.norm(columns, axis=0), 1e-300)
         lower = np.concatenate([np.zeros(len(scales)), np.full(len(terms), -np.inf)])
@@ -754,13 +803,17 @@ def blurred(two_theta: np.ndarray, observed: np.ndarray, weight: np.ndarray, fwh
 def _inside(u: np.ndarray, free: np.ndarray, transforms: Transforms) -> np.ndarray:
     """Numbers of parameters that become free, brought in from a bound, where they would have no derivative."""
     u = np.array(u)
-    has_bound = np.asarray(transforms.kind)[..., free] != KINDS.index("linear")
-    u[..., free] = np.where(has_bound, np.clip(u[..., free], -6.0, None), u[..., free])
+    kind, limit, scale = (np.asarray(part)[..., free] for part in (transforms.kind, transforms.limit, transforms.scale))
+    below = np.isin(kind, [KINDS.index(name) for name in ("positive", "inverse", "bounded")])
+    # tanh is as flat at twice the limit as softplus is at -6 (to within a factor of 30).
+    reach = np.where(kind == KINDS.index("near"), 2.0 * limit / scale, np.inf)
+    lower = np.where(below, -6.0, -reach)
+    u[..., free] = np.clip(u[..., free], lower, reach)
     return u
 
 
 def _fractions(
-    model: Model, values: np.ndarray, free: np.ndarray, covariance: np.ndarray, parts: Parts
+    model: Model, values: np.ndarray, spread: np.ndarray, covariance: np.ndarray, parts: Parts
 ) -> dict[str, tuple[float, float]]:
     """Weight fractions with uncertainties propagated from the scale factors; NaN of phases without atoms."""
     has_atoms = np.array([phase.mode == "rietveld" for phase in model.phases])
@@ -769,11 +822,7 @@ def _fractions(
     if not names:
         return unknown
     at = [model.table.index(f"phases.{name}.scale") for name in names]
-    place = {int(i): k for k, i in enumerate(free)}
-    block = np.zeros((len(at), len(at)))
-    for (a, i), (b, j) in itertools.product(enumerate(at), repeat=2):
-        if i in place and j in place:
-            block[a, b] = covariance[place[i], place[j]]
+    block = spread[at] @ covariance @ spread[at].T
     share, sigma = statistics.weight_fractions(values[at], block, parts.mass[has_atoms], parts.volume[has_atoms])
     return unknown | {name: (float(w), float(s)) for name, w, s in zip(names, share, sigma, strict=True)}
 

@@ -27,6 +27,8 @@ FIRST_DAMPING = 1e-3  # of columns scaled to length 1
 MAX_DAMPING = 1e12
 # A pivot of the scaled normal matrix below this is rounding, and its direction not determined.
 RANK_TOLERANCE = 1e-13
+# A drop below this share of the first sum of squares is rounding: of a fit that is exact.
+ROUNDING = 1e-20
 # A column this short beside the longest is rounding, and its parameter not seen: March's r of a cubic phase at r = 1, whose
 # derivative vanishes for every reflection, leaves 1e-16. A step along it would be without bound.
 UNSEEN = 1e-12
@@ -67,6 +69,7 @@ class _State:
     converged: Bool[Array, ""]
     stuck: Bool[Array, ""]
     parts: Any
+    first: Float[Array, ""]
 
 
 def minimise(
@@ -84,8 +87,8 @@ def minimise(
       x: the start.
       max_iterations: turns at most.
       least_drop: the end is also where the undamped step promises a smaller drop, as a share of the sum of squares.
-      max_shift: the end is where the undamped step is shorter than this in standard uncertainties, all parameters together
-        (with residuals that are divided by theirs): it promises a drop of the sum of squares by the square of this.
+      max_shift: the end is where the undamped step is shorter than this in standard uncertainties, all parameters together:
+        it promises a drop of the sum of squares by the square of this times the mean square of a residual.
 
     Returns:
       The lowest point found. Where the start has residuals that are not finite, it is the start, not converged.
@@ -111,7 +114,9 @@ def minimise(
         cost = jnp.where(is_better, cost, s.cost)
         # Converged where the whole way to the minimum of the quadratic model is short, and not only the damped step.
         step, predicted, possible = _step(normal, gradient, damping)
-        is_short, is_flat = possible < max_shift**2, possible < least_drop * cost
+        first = jnp.where(is_first, cost, s.first)
+        is_short = possible < jnp.maximum(max_shift**2 * cost / r.size, ROUNDING * first)
+        is_flat = possible < least_drop * cost
         return _State(
             x=x,
             trial=x + step,
@@ -125,6 +130,7 @@ def minimise(
             converged=jnp.isfinite(cost) & (is_short | is_flat),
             stuck=~jnp.isfinite(cost) | (damping > MAX_DAMPING),
             parts=jax.tree.map(lambda new, old: jnp.where(is_better | is_first, new, old), parts, s.parts),
+            first=first,
         )
 
     start = _State(
@@ -140,6 +146,7 @@ def minimise(
         converged=jnp.zeros((), bool),
         stuck=jnp.zeros((), bool),
         parts=_zeros_like_parts(residuals, x),
+        first=zero,
     )
     end = lax.while_loop(lambda s: ~s.converged & ~s.stuck & (s.iterations < max_iterations), turn, start)
     return Solution(

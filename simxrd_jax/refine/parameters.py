@@ -70,8 +70,8 @@ class Parameter:
     limit: float = math.inf
 
     def inside(self, value: float) -> float:
-        """The value, or the nearest that is well within the bounds of the kind "bounded"."""
-        if self.kind != "bounded":
+        """The value, or, where it is outside the bounds of the kind "bounded", the nearest that is well within them."""
+        if self.kind != "bounded" or self.lower <= value <= self.upper:
             return value
         margin = INSIDE * (self.upper - self.lower)
         return min(max(value, self.lower + margin), self.upper - margin)
@@ -186,7 +186,9 @@ class ParameterTable:
         found = np.zeros(len(self), dtype=bool)
         for i, p in enumerate(self.parameters):
             if p.kind == "positive":
-                found[i] = values[i] < AT_BOUND * p.scale or values[i] > AT_LIMIT * p.limit
+                # The size of a scale factor is that of the data.
+                least = AT_BOUND * (start[i] if p.group == "scale" else p.scale)
+                found[i] = values[i] < least or values[i] > AT_LIMIT * p.limit
             elif p.kind == "inverse":
                 found[i] = 1.0 / values[i] < AT_BOUND * p.scale or 1.0 / values[i] > AT_LIMIT * p.limit
             elif p.kind == "near":
@@ -199,6 +201,12 @@ class ParameterTable:
 def _check_value(parameter: Parameter, value: float) -> None:
     is_sound = math.isfinite(value)
     if parameter.kind in ("positive", "inverse"):
+        is_sound, need = is_sound and value > 0, "above 0"
+        reach = value if parameter.kind == "positive" else 1.0 / value if value > 0 else 0.0
+        if is_sound and reach > parameter.limit:
+            edge = parameter.limit if parameter.kind == "positive" else 1.0 / parameter.limit
+            is_sound, need = False, f"{'below' if parameter.kind == 'positive' else 'above'} {edge:g}"
+    elif parameter.group == "cell":
         is_sound, need = is_sound and value > 0, "above 0"
     elif parameter.kind == "bounded":
         is_sound = is_sound and parameter.lower <= value <= parameter.upper

@@ -133,6 +133,18 @@ def changed(plan: Plan, free: Sequence[str], fixed: Sequence[str]) -> Plan:
     return dataclasses.replace(plan, stages=tuple(stages))
 
 
+# Field of a stage, its types in a file, and what it must be.
+FIELDS = (
+    ("name", (str,), "a text"),
+    ("free", (list,), "a list of patterns"),
+    ("fixed", (list,), "a list of patterns"),
+    ("blur", (int, float), "a number of degrees"),
+    ("least_share", (int, float), "a number"),
+    ("max_iterations", (int,), "a whole number"),
+    ("cycles", (int,), "a whole number"),
+)
+
+
 def read_plan(path: str | os.PathLike[str]) -> Plan:
     """A plan from a JSON file: {"name": ..., "stages": [{"name": ..., "free": [...], ...}]}.
 
@@ -147,6 +159,13 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
             for field in given:
                 if field not in known:
                     raise InputError(f"{path}: a stage has no field {field!r}{nearest(field, known)}")
+            for field, kinds, need in FIELDS:
+                if field in given and (not isinstance(given[field], kinds) or isinstance(given[field], bool)):
+                    raise InputError(f"{path}: {field!r} of a stage is {given[field]!r}; it must be {need}")
+            if given.get("max_iterations", 1) < 1 or given.get("cycles", 1) < 1:
+                raise InputError(
+                    f"{path}: a stage needs at least one turn; leave out max_iterations and cycles, or raise them"
+                )
             lists = {field: tuple(given[field]) for field in ("free", "fixed") if field in given}
             stages.append(Stage(**{**given, **lists}))
         return Plan(str(content.get("name", pathlib.Path(path).stem)), tuple(stages))

@@ -66,7 +66,7 @@ def result_dict(fit: Refinement) -> dict[str, Any]:
         if fit.microabsorption is not None:
             share, sigma, tau = fit.microabsorption[phase.name]
             phases[phase.name]["brindley"] = {"weight_fraction": [share, _number(sigma)], "tau": tau}
-    agreement = {name: _number(value) for name, value in dataclasses.asdict(fit.agreement).items()}
+    agreement = _numbers(dataclasses.asdict(fit.agreement))
     return {
         **agreement,
         "converged": fit.converged,
@@ -77,8 +77,12 @@ def result_dict(fit: Refinement) -> dict[str, Any]:
         "free": [names[i] for i in fit.free],
         "uncertainties": "standard uncertainties are scaled by GOF; multiply by serial_factor for serial correlation",
         "radiation": {"wavelength": list(fit.model.radiation.wavelength), "weight": list(fit.model.radiation.weight)},
-        "stages": [dataclasses.asdict(stage) for stage in fit.stages],
+        "stages": [_numbers(dataclasses.asdict(stage)) for stage in fit.stages],
     }
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: _number(value) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def _number(value: float) -> float | None:
@@ -145,7 +149,7 @@ def write_report(fit: Refinement, folder: pathlib.Path, title: str = "", setting
     structures = {file: phase_cif(fit, phase, origin) for phase, file in zip(phases, files, strict=True) if file}
     links = Links(tuple(files), FILES)
     contents: dict[str, str | bytes] = {
-        RESULT_FILE: json.dumps(result_dict(fit), indent=1) + "\n",
+        RESULT_FILE: json.dumps(result_dict(fit), indent=1, allow_nan=False) + "\n",
         PATTERN_FILE: pattern_columns(fit),
         FIGURE_FILE: figure_bytes(draw_fit(fit, title), FIGURE_FILE),
         INSTRUMENT_FILE: instrument_text(instrument_of(fit), str(folder / INSTRUMENT_FILE)),

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from simxrd_jax.errors import InputError
 from simxrd_jax.refine.build import Model
-from simxrd_jax.refine.fit import Refinement, refine, refine_many
+from simxrd_jax.refine.fit import LITTLE, Refinement, refine, refine_many
 from simxrd_jax.refine.plans import Plan
 
 # Starts are drawn within this share of each cell length (of a radian for an angle), and widths within this factor.
@@ -99,7 +99,8 @@ def refine_sequence(
     for job in jobs:
         known = {name: value for name, value in carried.items() if name in set(job.model.table.names)}
         result = _one(dataclasses.replace(job, start={**job.start, **known}), say)
-        if isinstance(result, Refinement) and result.converged and np.all(np.isfinite(result.values)):
+        is_good = isinstance(result, Refinement) and result.converged and result.agreement.rwp < LITTLE
+        if isinstance(result, Refinement) and is_good and np.all(np.isfinite(result.values)):
             carried = carried | refined_values(result)
         yield result
 
@@ -139,6 +140,8 @@ def draw_starts(
     """
     if count < 1:
         raise InputError(f"--starts {count}: at least one start is needed; give 1 or more")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: must not be negative; give 0 or more")
     if not 0 <= spread <= 0.1:
         raise InputError(f"--spread {spread:g}: must be between 0 and 0.1; cells are drawn within that share of theirs")
     given = dict(start or {})

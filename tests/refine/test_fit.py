@@ -155,8 +155,49 @@ def test_what_is_wrong_is_said(silicon):
     degenerate = refine(silicon, y, stage("@scale", "@background", "instrument.caglioti_w", "instrument.goniometer_radius"))
     assert any("do not determine instrument.goniometer_radius" in w for w in degenerate.warnings)
     assert np.isnan(degenerate["instrument.goniometer_radius"][1])
+    with pytest.raises(InputError, match="is blurred"):
+        refine(silicon, y, Plan("x", (Stage("x", ("@scale",), blur=0.3),)))
+    with pytest.raises(InputError, match="frees nothing"):
+        refine(silicon, y, Plan("x", (Stage("x", ("@scale",)), Stage("y", ()))))
+    with pytest.raises(InputError, match="excluded range from 48 to 46 deg is empty"):
+        refine(silicon, y, PLAN, excluded=[(48.0, 46.0)])
+    with pytest.raises(InputError, match=r"microstrain = 0\.1 must be below 0\.05"):
+        refine(silicon, y, PLAN, start={"phases.Si.microstrain": 0.1})
+    with pytest.raises(InputError, match=r"cell\.a = -5 must be above 0"):
+        refine(silicon, y, PLAN, start={"phases.Si.cell.a": -5.0})
     nothing = refine(silicon, np.full(len(y), 100.0) + np.arange(len(y)) % 7, PLAN)
     assert nothing.warnings
+
+
+@pytest.mark.parametrize("share", [-0.01, 0.01])
+def test_a_cell_comes_from_either_side(silicon, share):
+    y = measured(silicon, TRUTH, 4)
+    stages = (Stage("near", ("@scale", "@background", "@cell"), blur=0.8), Stage("nearer", ("@scale", "@cell"), blur=0.25))
+    plan = Plan("blurred", (*stages, *PLAN.stages))
+    fit = refine(silicon, y, plan, start={"phases.Si.cell.a": TRUTH["phases.Si.cell.a"] * (1 + share)})
+    a, sigma = fit["phases.Si.cell.a"]
+    assert abs(a - TRUTH["phases.Si.cell.a"]) < 5 * sigma
+    assert fit.agreement.gof == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e9])
+def test_the_unit_of_intensities_changes_nothing_but_the_scale(silicon, factor):
+    y = measured(silicon, TRUTH, 5)
+    sigma = np.sqrt(np.maximum(y, 1.0))
+    plain, other = refine(silicon, y, PLAN, sigma=sigma), refine(silicon, factor * y, PLAN, sigma=factor * sigma)
+    i = [silicon.table.index(n) for n in TRUTH if not n.startswith("background")]
+    np.testing.assert_allclose(other.values[i], plain.values[i], atol=0.02 * plain.sigma[i].max(), rtol=1e-4)
+    np.testing.assert_allclose(other.sigma[i], plain.sigma[i], rtol=1e-2)
+    assert not np.isnan(other.sigma).any()
+    # Without uncertainties such numbers are no counts, and the result says so.
+    if factor < 1:
+        assert any("if these are no counts" in warning for warning in refine(silicon, factor * y, PLAN).warnings)
+
+
+def test_what_is_held_stays(silicon):
+    fit = refine(silicon, measured(silicon, TRUTH, 2), PLAN)
+    assert fit["phases.Si.size_gauss_fraction"] == (0.0, 0.0)
+    assert fit["instrument.zero_shift"] == (0.0, 0.0)
 
 
 def test_the_result_file(silicon, tmp_path):
