@@ -384,7 +384,7 @@ def predict(runs: tuple[str, ...], **given: Any) -> None:
 @cli.command(epilog=REFINE_EXAMPLES, context_settings=CONTEXT)
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
 @click.option("--phase", "phases", multiple=True, metavar="[NAME=]FILE.cif", help="A phase; may be given again.  [required]")
-@_option("--instrument", metavar="FILE", help="GSAS .instprm or .prm, or JSON; the instrument's widths are then held.")
+@_option("--instrument", metavar="FILE", help="GSAS .instprm or .prm, or JSON; its Gaussian width is then held.")
 @_option("--wavelength", metavar="NAME|ANGSTROM", help="CuKa, CuKa1, ... or a number (default: what the files state).")
 @_option("--range", "limits", nargs=2, type=float, metavar="LO HI", help="Of 2theta in degrees (default: all points).")
 @click.option(
