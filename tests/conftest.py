@@ -27,7 +27,7 @@ DEVICE_MODULES = [
 ]
 install_import_hook(DEVICE_MODULES, "runtime_types.check")
 
-MOST_MAPS = 30_000
+MOST_MAPS = 45_000
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
