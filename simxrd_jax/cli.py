@@ -384,7 +384,12 @@ def predict(runs: tuple[str, ...], **given: Any) -> None:
 @cli.command(epilog=REFINE_EXAMPLES, context_settings=CONTEXT)
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
 @click.option("--phase", "phases", multiple=True, metavar="[NAME=]FILE.cif", help="A phase; may be given again.  [required]")
-@_option("--instrument", metavar="FILE", help="GSAS .instprm or .prm, or JSON; its Gaussian width is then held.")
+@_option(
+    "--instrument",
+    metavar="FILE|PRESET",
+    help="GSAS .instprm or .prm, or JSON: its Gaussian width is then held; or bragg-brentano, bragg-brentano-graphite, "
+    "bragg-brentano-ka1, capillary-mo, capillary-mo-ka1.",
+)
 @_option("--wavelength", metavar="NAME|ANGSTROM", help="CuKa, CuKa1, ... or a number (default: what the files state).")
 @_option("--range", "limits", nargs=2, type=float, metavar="LO HI", help="Of 2theta in degrees (default: all points).")
 @click.option(
@@ -392,7 +397,7 @@ def predict(runs: tuple[str, ...], **given: Any) -> None:
 )
 @click.option("--free", multiple=True, metavar="GLOB", help="Refine these too, in a last stage; @GROUP is a group.")
 @click.option("--fix", "fixed", multiple=True, metavar="GLOB", help="Hold these in all stages.")
-@_option("--plan", metavar="FILE.json", help="Stages (default: a plan made for the phases).")
+@_option("--plan", metavar="NAME|FILE.json", help="default, profile (no sites), cell (no widths), or stages of your own.")
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="Start value of a parameter, see --list.")
 @click.option("--bound", "bounds", multiple=True, metavar="GLOB=LO:HI", help="Keep values within an interval.")
 @click.option("--tie", "ties", multiple=True, metavar="GLOB=[FACTOR*]NAME", help="Let values follow another.")

@@ -14,9 +14,8 @@ import re
 import numpy as np
 
 from experiments.refine_reference.case import Case, Finding, Outcome, Tools
-from simxrd_jax.constants import Radiation
+from simxrd_jax.constants import RADIATIONS
 from simxrd_jax.diffraction.settings import TRAINING, Settings
-from simxrd_jax.errors import InputError
 from simxrd_jax.io.cif import read_cif
 from simxrd_jax.io.patterns import MeasuredPattern, read_pattern
 from simxrd_jax.refine.build import InstrumentStart, PhaseStart, make_model
@@ -27,8 +26,7 @@ from simxrd_jax.refine.plans import Stage, changed, default_plan
 FOLDER = "qpa_dara_precursors"
 # What the file names call the phases -> files of structures; titania is anatase by the places of its lines.
 STRUCTURES = {"TiO2": "TiO2_anatase", "La(OH)3": "LaOH3"}
-# K-beta of copper, Hoelzer et al. (1997), Phys. Rev. A 56, 4554; its share is refined. [A]
-K_BETA, K_BETA_START = 1.392234, 2e-3
+K_BETA_START = 2e-3  # share of K-beta, which is refined
 K_BETA_WEIGHT = "instrument.line_weight.2"
 ORDER = 4  # of spherical harmonics
 DIAMETER = 5.0  # of all grains, for Brindley's correction [um]
@@ -60,10 +58,7 @@ def refined(tools: Tools, mixture: Mixture, measured: MeasuredPattern) -> dict[s
     # Fixed slit of 1 deg; the detector sees heights as the mask of the beam leaves them on the specimen.
     half = 0.5 * measured.instrument["beam_mask"] / radius
     values = {"goniometer_radius": radius, "axial_source": half, "axial_detector": half}
-    lines = measured.radiation
-    if lines is None:
-        raise InputError(f"{measured.source}: states no wavelength")
-    lines = Radiation("CuKa with Kb", (*lines.wavelength, K_BETA), (*lines.weight, K_BETA_START))
+    lines = dataclasses.replace(RADIATIONS["CuKa+Kb"], weight=(1.0, 0.5, K_BETA_START))
     phases = [
         PhaseStart(
             re.sub(r"\W", "", name),

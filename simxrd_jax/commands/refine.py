@@ -32,10 +32,11 @@ from simxrd_jax.refine.build import (
 )
 from simxrd_jax.refine.constraints import constrained, parse_restraints, parse_ties
 from simxrd_jax.refine.fit import Refinement
+from simxrd_jax.refine.instruments import INSTRUMENTS
 from simxrd_jax.refine.microabsorption import of_refinement as microabsorption_of
 from simxrd_jax.refine.numbers import with_uncertainty
 from simxrd_jax.refine.page import overview_html
-from simxrd_jax.refine.plans import Plan, changed, default_plan, read_plan
+from simxrd_jax.refine.plans import PLANS, Plan, changed, named_plan, read_plan
 from simxrd_jax.refine.report import PAGE_FILE, check_folder, result_dict, write_report
 from simxrd_jax.refine.series import SPREAD, Job, MultiStart, multi_start, refine_jobs, refine_sequence
 
@@ -50,12 +51,12 @@ class Options:
 
     Attributes:
       phases: CIF files, each NAME=FILE.cif or FILE.cif.
-      instrument: file, or None.
+      instrument: file, one of `INSTRUMENTS`, or None.
       wavelength: name or number, or None.
       limits: of 2theta, or None. [deg]
       excluded: ranges of 2theta. [deg]
       free, fixed: patterns of parameters.
-      plan: file, or None for the default.
+      plan: file, one of `PLANS`, or None for the default.
       values: parameter -> start value.
       bounds: parameter -> lowest and highest value.
       ties, restraints: as the command takes them, see `constraints`.
@@ -198,9 +199,13 @@ def prepare(
       InputError: a file that cannot be read, no wavelength, an empty range, an unknown parameter or phase.
     """
     measured = _within(read_pattern(data), options.limits)
-    stated = None if options.instrument is None else read_instrument(options.instrument)
+    preset = INSTRUMENTS.get(options.instrument or "")
+    stated = None if options.instrument is None or preset else _instrument_file(options.instrument)
     notes = (*measured.notes, *(stated.notes if stated else ()))
     values = _instrument_values(measured, stated)
+    if preset is not None:
+        values = {**preset.values, **values}
+        measured = measured if measured.radiation else dataclasses.replace(measured, radiation=preset.radiation)
     radiation = _radiation(measured, stated, options.wavelength)
     key = (measured.two_theta.tobytes(), radiation, tuple(sorted(values.items())))
     if made is None or key not in made:
@@ -259,8 +264,12 @@ def _model(
     ties, restraints = parse_ties(options.ties, model), parse_restraints(options.restraints, model)
     model = constrained(model, bounds=options.bounds, ties=ties, restraints=restraints)
     model.table.values(options.values)  # a wrong name is said before anything is fitted
-    plan = default_plan(model, position=POSITIONS[options.geometry], refines_instrument=stated is None)
-    plan = changed(plan if options.plan is None else read_plan(options.plan), options.free, options.fixed)
+    if options.plan is None or options.plan in PLANS:
+        name, position = options.plan or "default", POSITIONS[options.geometry]
+        plan = named_plan(name, model, position=position, refines_instrument=stated is None)
+    else:
+        plan = read_plan(options.plan)
+    plan = changed(plan, options.free, options.fixed)
     for stage in plan.stages:
         model.table.matching((*stage.free, *stage.fixed))
     return model, plan
@@ -466,6 +475,12 @@ def _radiation(measured: MeasuredPattern, stated: InstrumentFile | None, wavelen
     if measured.radiation is None:
         raise InputError(f"{measured.source}: does not tell its wavelength; give it with --wavelength, such as CuKa")
     return measured.radiation
+
+
+def _instrument_file(name: str) -> InstrumentFile:
+    if not pathlib.Path(name).exists():
+        raise InputError(f"--instrument {name}: is neither a file nor one of {', '.join(INSTRUMENTS)}")
+    return read_instrument(name)
 
 
 def _instrument_values(measured: MeasuredPattern, stated: InstrumentFile | None) -> dict[str, float]:

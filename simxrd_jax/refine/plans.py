@@ -120,6 +120,33 @@ def default_plan(model: Model, *, position: str = "instrument.displacement", ref
     return Plan("default", tuple(dataclasses.replace(stage, least_share=FAINT) for stage in stages))
 
 
+# Plans that have a name, and what they do.
+PLANS = {
+    "default": "everything that the data of a plain case tell",
+    "profile": "the same without displacement parameters and sites",
+    "cell": "scale, background, cell and position; widths as they start",
+}
+
+
+def named_plan(name: str, model: Model, *, position: str, refines_instrument: bool) -> Plan:
+    """One of `PLANS`; arguments as of `default_plan`.
+
+    Raises:
+      InputError: there is none of that name.
+    """
+    plan = default_plan(model, position=position, refines_instrument=refines_instrument)
+    if name == "default":
+        return plan
+    if name == "profile":
+        left_out = ("displacement parameters", "sites")
+        return Plan(name, tuple(stage for stage in plan.stages if stage.name not in left_out))
+    if name == "cell":
+        blurred = tuple(stage for stage in plan.stages if stage.blur)
+        scale = ("@scale",) if any(p.group == "scale" for p in model.table.parameters) else ()
+        return Plan(name, (*blurred, Stage("cell, position", (*scale, "@background", "@cell", position))))
+    raise InputError(f"there is no plan {name!r}{nearest(name, PLANS)}")
+
+
 def _has_tensors(names: set[str]) -> bool:
     return any(name.endswith(".u11") for name in names)
 

@@ -158,6 +158,19 @@ def test_effects_are_there_once_they_are_asked_for(simxrd, measured, silicon):
     assert not any(name in plain for name in ("hump", "stephens", "harmonics", "absorption", "transparency"))
 
 
+def test_plans_and_instruments_have_names(simxrd, measured, silicon):
+    given = ("refine", measured, "--phase", silicon, "--background", "2", "--symmetric", "--list")
+    answer = simxrd(*given, "--instrument", "bragg-brentano-graphite", "--plan", "cell")
+    assert answer.code == 0, answer.err
+    lines = {line.split()[0]: line.split() for line in answer.out.splitlines()}
+    assert lines["instrument.monochromator_two_theta"][1] == "26.6"
+    assert lines["instrument.displacement"][-2:] == ["cell,", "position"]
+    assert lines["phases.Si.grain_size"][-1] == "width"  # in no stage
+    profile = simxrd(*given, "--wavelength", "CuKa", "--plan", "profile").out
+    assert "displacement parameters" not in profile
+    assert "position, widths" in profile
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -169,8 +182,8 @@ def test_effects_are_there_once_they_are_asked_for(simxrd, measured, silicon):
         (("--texture", "Ge=0,0,1"), "there is no such phase; choose from Si"),
         (("--texture", "Si=0,0"), "expected PHASE=h,k,l"),
         (("--plan", "none.json"), "none.json: is no plan"),
+        (("--instrument", "bragg"), "--instrument bragg: is neither a file nor one of bragg-brentano, "),
         (("--phase", "none.cif"), "none.cif: no such file"),
-        (("--instrument", "none.prm"), "none.prm"),
         (("--fix", "*"), "no parameter is free"),
         (("--exclude", "0", "180"), "no point is left"),
         (("--mode", "lebial"), "--mode lebial: there is no such mode; did you mean lebail"),
