@@ -371,7 +371,11 @@ def rubidium_niobate(tools: Tools) -> Outcome:
     sigma = np.sqrt(observed[inside])
     fit, record = tools.fit("measured", model, observed[inside], paper.plan(), sigma=sigma)
     more, records = variants(tools, paper, model, observed[inside], sigma)
-    findings = (*fitness(fit, tools.truth(paper.entry)["target"]["rwp"], paper), *paper.cells(fit), *more)
+    findings = (
+        *fitness(fit, tools.truth(paper.entry)["target"]["rwp"], paper),
+        *paper.cells(fit, note=paper.cell_note),
+        *more,
+    )
     return Outcome(findings, (record, *records), {"measured": fit})
 
 
