@@ -237,8 +237,8 @@ MAGNESIUM_SILICIDE = Paper(
         PhaseStart("Si", face_centred("Si", 5.43, 0.25, (0.0, 0.25)), values={"grain_size": 1000.0}),
         PhaseStart("Al", face_centred("Al", 4.034, 0.3), values={"grain_size": 1000.0}),
     ),
-    cell_note="the published e.s.d. of 1.6 ppm is below what zero, asymmetry and cell share: displacement in place of the "
-    "zero moves the cell by 11 ppm, no asymmetry by 50",
+    cell_note="the published e.s.d. of 1.6 ppm is below what zero, asymmetry and cell share, as the fit to the published "
+    "curve shows, which is as far from the text on the other side",
 )
 
 # KLaTiO4 (CIF wm2446): the CIF holds GSAS's file, which states all 60 parameters. Ours are the same but for V and GP, on which

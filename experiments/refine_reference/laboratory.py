@@ -96,7 +96,7 @@ def starts(tools: Tools) -> Outcome:
     """Fluorapatite by the default plan from drawn starts: a line at 60 deg then begins up to 0.35 deg away."""
     model, counts = fluorapatite_model(tools.data)
     plan = default_plan(model, refines_instrument=False)
-    search = multi_start(Job(model, counts, plan, None, (), {}), STARTS + 1, seed=0, spread=SPREAD)
+    search = multi_start(Job(model, counts, plan), STARTS + 1, seed=0, spread=SPREAD)
     reached = float(np.mean(search.reached[1:]))
     best, worst = (100 * f([fit.agreement.rwp for fit in search.fits]) for f in (min, max))
     findings = (
