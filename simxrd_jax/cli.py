@@ -430,36 +430,40 @@ def predict(runs: tuple[str, ...], **given: Any) -> None:
 @_option("--seed", type=int, metavar="N", help="Of the starts (default: 0).")
 @click.option("--sequential", is_flag=True, help="Start each pattern from the result of the one before.")
 @_option("--batch", type=int, metavar="N", help="Patterns, or starts, fitted in one call (default: 1).")
+@click.option("--resume", is_flag=True, help="Go on with a series: results that are there stay.")
 @click.option("--list", "only_list", is_flag=True, help="List the parameters, and do nothing else.")
 @_option("-o", "--output", metavar="DIR", help="Folder of the results.  [required]")
 @click.pass_context
-def refine(context: click.Context, data: tuple[str, ...], only_list: bool, output: str | None, **given: Any) -> None:
+def refine(
+    context: click.Context, data: tuple[str, ...], resume: bool, only_list: bool, output: str | None, **given: Any
+) -> None:
     """Refine crystal structures against measured powder patterns (Rietveld, Le Bail, Pawley).
 
     The folder gets a page (report.html), numbers (result.json), the pattern (pattern.xy), a CIF of each phase, all as pdCIF
     (refinement.cif), fit.png and instrument.json. Several patterns get a folder each and one table, results.csv and .html; one
     that fails stops no other. Uncertainties are scaled by the goodness of fit.
     """
-    from simxrd_jax.commands import refine as work
+    from simxrd_jax.commands import refine_setup as setup
+    from simxrd_jax.commands.refine import refine_files
     from simxrd_jax.refine.constraints import parse_bounds
 
     if not given["phases"]:
         raise click.UsageError("name at least one structure with --phase FILE.cif")
     chosen = {name: value for name, value in given.items() if value is not None}
     chosen["axial"] = not chosen.pop("symmetric")
-    chosen["values"] = work.parse_values(chosen["values"])
+    chosen["values"] = setup.parse_values(chosen["values"])
     chosen["bounds"] = parse_bounds(chosen["bounds"])
-    chosen["textures"] = work.parse_textures(chosen["textures"])
-    chosen["harmonics"] = work.parse_numbers(chosen["harmonics"], "--harmonics", "brucite=4", int)
-    chosen["diameters"] = work.parse_numbers(chosen["diameters"], "--grain-diameter", "magnetite=5")
-    chosen["modes"] = work.parse_modes(chosen["modes"])
-    options = work.Options(**chosen)
+    chosen["textures"] = setup.parse_textures(chosen["textures"])
+    chosen["harmonics"] = setup.parse_numbers(chosen["harmonics"], "--harmonics", "brucite=4", int)
+    chosen["diameters"] = setup.parse_numbers(chosen["diameters"], "--grain-diameter", "magnetite=5")
+    chosen["modes"] = setup.parse_modes(chosen["modes"])
+    options = setup.Options(**chosen)
     if only_list:
-        click.echo(work.list_parameters(data[0], options))
+        click.echo(setup.list_parameters(data[0], options))
         return
     if output is None:
         raise click.UsageError("name a folder for the results with -o")
-    if work.refine_files(data, options, output, say=_say):
+    if refine_files(data, options, output, resume=resume, say=_say):
         context.exit(1)
 
 

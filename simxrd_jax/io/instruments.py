@@ -308,4 +308,6 @@ def _lines(first: float, second: float, ratio: float) -> tuple[Radiation, tuple[
         return radiation, ()
     lines = " and ".join(f"{w:.7g}" for w in table.wavelength)
     change = (table.wavelength[0] / first - 1) * 1e6
-    return radiation, (f"its wavelengths are not the tabulated {lines} A ({change:+.0f} ppm), with which cells scale",)
+    return radiation, (
+        f"the instrument file's wavelengths are not the tabulated {lines} A ({change:+.0f} ppm), with which cells scale",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -290,6 +291,7 @@ def make_model(
     for field in OPTIONAL_SPECIMEN_FIELDS:
         first, *others = [phase.name for phase in phases if field in phase.values] or [""]
         ties += [Tie(f"phases.{name}.{field}", {f"phases.{first}.{field}": 1.0}) for name in others]
+    notes += _same_structures(phases)
     return Model(
         table=ParameterTable(parameters),
         layout=Layout(instrument=(*fields, *lines), background=tuple(background), phases=tuple(layouts)),
@@ -300,6 +302,18 @@ def make_model(
         ties=tuple(ties),
         notes=tuple(notes),
     )
+
+
+def _same_structures(phases: Sequence[PhaseStart]) -> list[str]:
+    """Pairs of phases whose lines stand in the same places with the same intensities: their amounts are anybody's guess."""
+    said = []
+    for first, second in itertools.combinations(phases, 2):
+        a, b = first.structure, second.structure
+        if a.species == b.species and np.shape(a.frac) == np.shape(b.frac) and len(a.rotations) == len(b.rotations):
+            same = np.allclose(a.lattice, b.lattice, rtol=1e-3, atol=1e-3) and np.allclose(a.frac, b.frac, atol=1e-3)
+            if same:
+                said.append(f"{first.name} and {second.name} are one structure; the data tell the sum of their amounts alone.")
+    return said
 
 
 def computing_grid(two_theta: np.ndarray) -> tuple[Grid, Interpolation | None]:
@@ -360,7 +374,10 @@ def _phase(start: PhaseStart, radiation: Radiation, grid: Grid, dispersion: bool
     crystal = make_crystal(structure, radiation.mean_wavelength, dispersion=dispersion)
     reflections = make_reflections(structure, lines, points[0], points[-1], margin=MARGIN, max_strain=MAX_STRAIN)
     if not np.any(reflections.multiplicity):
-        raise InputError(f"{structure.source}: {start.name} has no reflection between {points[0]:g} and {points[-1]:g} deg")
+        raise InputError(
+            f"{structure.source}: {start.name} has no reflection between {points[0]:g} and {points[-1]:g} deg; check the "
+            "wavelength, and that the pattern's first column is 2theta in degrees, not d"
+        )
     specimen = Specimen()
     known = SPECIMEN_FIELDS | TEXTURE_FIELDS | OPTIONAL_SPECIMEN_FIELDS
     unknown = [name for name in start.values if name not in known]

@@ -25,7 +25,7 @@ from simxrd_jax.crystal.constraints import CELL_NAMES
 from simxrd_jax.crystal.structure import CrystalStructure
 from simxrd_jax.crystal.symmetry import TRANSLATION_DENOMINATOR
 from simxrd_jax.io.xy import PeakTable
-from simxrd_jax.refine.derived import RefinedPhase
+from simxrd_jax.refine.derived import RefinedPhase, refined_radiation
 from simxrd_jax.refine.figure import runs
 from simxrd_jax.refine.fit import Refinement
 from simxrd_jax.refine.numbers import with_uncertainty
@@ -193,7 +193,7 @@ def _add_atoms(block: cif.Block, phase: RefinedPhase) -> None:
 
 
 def _add_radiation(block: cif.Block, fit: Refinement) -> None:
-    radiation = fit.model.radiation
+    radiation = refined_radiation(fit)
     _add(block, "_diffrn_radiation_probe", "x-ray")
     if match := re.match(r"([A-Z][a-z]?)Ka([12]?)", radiation.name):
         _add(block, "_diffrn_radiation_type", rf"{match[1]} K\a" + (f"~{match[2]}~" if match[2] else ""))

@@ -17,15 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from simxrd_jax.constants import ATOMIC_MASS
+from simxrd_jax.constants import ATOMIC_MASS, Radiation
 from simxrd_jax.crystal import cell as cells
 from simxrd_jax.crystal import symmetry
 from simxrd_jax.crystal.constraints import COORDINATE_NAMES, U_NAMES
 from simxrd_jax.crystal.structure import CrystalStructure, common_divisor, element_of, hill_formula
 from simxrd_jax.crystal.structure_factor import f_squared
 from simxrd_jax.io.xy import PeakTable
-from simxrd_jax.refine.fit import Refinement, tie_arrays
+from simxrd_jax.refine.fit import Refinement
 from simxrd_jax.refine.model import Layout, ModelArrays, build_phases
+from simxrd_jax.refine.stages import tie_arrays
 from simxrd_jax.types import Array
 
 B_PER_U = 8 * math.pi**2
@@ -95,6 +96,14 @@ def covariance(fit: Refinement) -> Float[np.ndarray, "parameter parameter"]:
     """Covariance of all parameters, tied ones included, scaled by GOF^2; 0 of what was not free."""
     spread = np.asarray(tie_arrays(fit.model).matrix)[:, np.asarray(fit.free)]
     return fit.agreement.gof**2 * spread @ fit.covariance @ spread.T
+
+
+def refined_radiation(fit: Refinement) -> Radiation:
+    """The emission lines with their wavelengths and weights as refined."""
+    radiation = fit.model.radiation
+    lines = tuple(fit[f"instrument.wavelength.{i}"][0] for i in range(len(radiation.wavelength)))
+    others = (fit[f"instrument.line_weight.{i}"][0] for i in range(1, len(radiation.weight)))
+    return dataclasses.replace(radiation, wavelength=lines, weight=(radiation.weight[0], *others))
 
 
 def refined_phases(fit: Refinement) -> tuple[RefinedPhase, ...]:

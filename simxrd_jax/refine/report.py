@@ -28,7 +28,7 @@ from simxrd_jax.io.instruments import InstrumentFile, instrument_text
 from simxrd_jax.io.xy import write_together
 from simxrd_jax.plots import figure_bytes
 from simxrd_jax.refine.cif import Origin, phase_cif, refinement_cif, unique
-from simxrd_jax.refine.derived import peak_tables, refined_phases
+from simxrd_jax.refine.derived import peak_tables, refined_phases, refined_radiation
 from simxrd_jax.refine.figure import draw_fit
 from simxrd_jax.refine.fit import Refinement
 from simxrd_jax.refine.page import Links, report_html
@@ -44,8 +44,13 @@ FILES = {
 }
 
 
-def result_dict(fit: Refinement) -> dict[str, Any]:
-    """The content of result.json; a value that is not determined has the uncertainty null."""
+def result_dict(fit: Refinement, settings: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The content of result.json; a value that is not determined has the uncertainty null.
+
+    Args:
+      fit: finished.
+      settings: what the user asked for, name -> value.
+    """
     names = fit.model.table.names
     parameters = {name: [float(v), _number(s)] for name, v, s in zip(names, fit.values, fit.sigma, strict=True)}
     phases: dict[str, Any] = {}
@@ -66,17 +71,18 @@ def result_dict(fit: Refinement) -> dict[str, Any]:
         if fit.microabsorption is not None:
             share, sigma, tau = fit.microabsorption[phase.name]
             phases[phase.name]["brindley"] = {"weight_fraction": [share, _number(sigma)], "tau": tau}
-    agreement = _numbers(dataclasses.asdict(fit.agreement))
+    agreement, radiation = _numbers(dataclasses.asdict(fit.agreement)), refined_radiation(fit)
     return {
         **agreement,
         "converged": fit.converged,
         "seconds": round(fit.seconds, 3),
         "warnings": list(fit.warnings),
+        "settings": dict(settings or {}),
         "phases": phases,
         "parameters": parameters,
         "free": [names[i] for i in fit.free],
         "uncertainties": "standard uncertainties are scaled by GOF; multiply by serial_factor for serial correlation",
-        "radiation": {"wavelength": list(fit.model.radiation.wavelength), "weight": list(fit.model.radiation.weight)},
+        "radiation": {"wavelength": list(radiation.wavelength), "weight": list(radiation.weight)},
         "stages": [_numbers(dataclasses.asdict(stage)) for stage in fit.stages],
     }
 
@@ -101,9 +107,7 @@ def instrument_of(fit: Refinement) -> InstrumentFile:
     """The refined instrument, for `--instrument` of other patterns; where the specimen stood is none of its values."""
     names = {f"instrument.{field}": field for field in fit.model.layout.instrument if "." not in field}
     values = {field: fit[name][0] for name, field in names.items() if field != "displacement"}
-    radiation = fit.model.radiation
-    lines = tuple(fit[f"instrument.wavelength.{i}"][0] for i in range(len(radiation.wavelength)))
-    return InstrumentFile(values, dataclasses.replace(radiation, wavelength=lines))
+    return InstrumentFile(values, refined_radiation(fit))
 
 
 def phase_files(names: Sequence[str]) -> tuple[str, ...]:
@@ -136,7 +140,7 @@ def write_report(fit: Refinement, folder: pathlib.Path, title: str = "", setting
       fit: finished.
       folder: that exists and holds no result yet.
       title: of the pattern, as its file's name.
-      settings: what the user asked for, name -> value, for the page.
+      settings: what the user asked for, name -> value.
 
     Raises:
       InputError: the folder holds a result, or cannot be written to.
@@ -149,7 +153,7 @@ def write_report(fit: Refinement, folder: pathlib.Path, title: str = "", setting
     structures = {file: phase_cif(fit, phase, origin) for phase, file in zip(phases, files, strict=True) if file}
     links = Links(tuple(files), FILES)
     contents: dict[str, str | bytes] = {
-        RESULT_FILE: json.dumps(result_dict(fit), indent=1, allow_nan=False) + "\n",
+        RESULT_FILE: json.dumps(result_dict(fit, settings), indent=1, allow_nan=False) + "\n",
         PATTERN_FILE: pattern_columns(fit),
         FIGURE_FILE: figure_bytes(draw_fit(fit, title), FIGURE_FILE),
         INSTRUMENT_FILE: instrument_text(instrument_of(fit), str(folder / INSTRUMENT_FILE)),

@@ -15,7 +15,8 @@ from jaxtyping import Float
 
 from simxrd_jax.errors import InputError
 from simxrd_jax.refine.build import Model
-from simxrd_jax.refine.fit import LITTLE, Refinement, refine, refine_many
+from simxrd_jax.refine.doubts import LITTLE
+from simxrd_jax.refine.fit import Refinement, refine, refine_many
 from simxrd_jax.refine.plans import Plan
 
 # Starts are drawn within this share of each cell length (of a radian for an angle), and widths within this factor.
@@ -84,7 +85,7 @@ def refine_jobs(
 
 
 def refine_sequence(
-    jobs: Iterable[Job], say: Callable[[str], None] = lambda sentence: None
+    jobs: Iterable[Job | Mapping[str, float]], say: Callable[[str], None] = lambda sentence: None
 ) -> Iterator[Refinement | InputError]:
     """Refines patterns one after the other, each from what the last good one ended with; yields as `refine_jobs` does.
 
@@ -92,13 +93,16 @@ def refine_sequence(
     nothing on, so that the next one starts where the failed one did.
 
     Args:
-      jobs: patterns in their order; a job's own start counts for the first, and until one has converged.
+      jobs: patterns in their order; a job's own start counts for the first, and until one has converged. Values in place of a
+        job are those of a pattern that was refined before, which are handed on.
       say: see `fit.refine`.
     """
     carried: dict[str, float] = {}
     for job in jobs:
-        known = {name: value for name, value in carried.items() if name in set(job.model.table.names)}
-        result = _one(dataclasses.replace(job, start={**job.start, **known}), say)
+        if not isinstance(job, Job):
+            carried = carried | dict(job)
+            continue
+        result = _one(dataclasses.replace(job, start={**job.start, **_startable(job.model, carried)}), say)
         is_good = isinstance(result, Refinement) and result.converged and result.agreement.rwp < LITTLE
         if isinstance(result, Refinement) and is_good and np.all(np.isfinite(result.values)):
             carried = carried | refined_values(result)
@@ -106,13 +110,18 @@ def refine_sequence(
 
 
 def refined_values(fit: Refinement) -> dict[str, float]:
-    """Values of what was free in a refinement, and of intensities, as another can start from them."""
-    found = {}
+    """Values of what was free in a refinement, and of intensities."""
     is_free = np.isin(np.arange(len(fit.values)), fit.free)
-    for parameter, value, free in zip(fit.model.table.parameters, fit.values, is_free, strict=True):
-        if free or parameter.group == "intensity":
-            least = LEAST_START * parameter.scale if parameter.kind == "positive" else -np.inf
-            found[parameter.name] = float(max(value, least))
+    found = zip(fit.model.table.parameters, fit.values, is_free, strict=True)
+    return {p.name: float(value) for p, value, free in found if free or p.group == "intensity"}
+
+
+def _startable(model: Model, values: Mapping[str, float]) -> dict[str, float]:
+    """Values of a model's parameters as a fit can start from them."""
+    found = {}
+    for p in model.table.parameters:
+        if p.name in values:
+            found[p.name] = max(values[p.name], LEAST_START * p.scale) if p.kind == "positive" else values[p.name]
     return found
 
 

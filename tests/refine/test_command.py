@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import pathlib
 
@@ -11,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simxrd_jax.errors import InputError
 from simxrd_jax.io.cif import read_cif
 from simxrd_jax.io.instruments import read_instrument
 from simxrd_jax.refine.build import InstrumentStart, PhaseStart, make_model
+from simxrd_jax.refine.instruments import INSTRUMENTS
 from simxrd_jax.refine.model import pattern
 
 OPTIONS = ("--wavelength", "CuKa", "--background", "2", "--symmetric")
@@ -42,7 +45,8 @@ def measured(silicon: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def refined(silicon, measured, tmp_path_factory) -> pathlib.Path:
     """The folder of a refinement of two files, one of which is broken."""
-    from simxrd_jax.commands.refine import Options, refine_files
+    from simxrd_jax.commands.refine import refine_files
+    from simxrd_jax.commands.refine_setup import Options
 
     folder = tmp_path_factory.mktemp("refined")
     broken = folder / "broken.xy"
@@ -84,7 +88,8 @@ def test_several_files_get_a_table_and_a_broken_one_stops_no_other(refined):
 
 def test_a_series_and_several_starts_give_the_numbers_of_python(silicon, measured, refined, tmp_path):
     """With the model of one file for both: points, options and numbers are the same."""
-    from simxrd_jax.commands.refine import Options, prepare, refine_files
+    from simxrd_jax.commands.refine import refine_files
+    from simxrd_jax.commands.refine_setup import Options, prepare
     from simxrd_jax.refine.series import Job, multi_start, refine_sequence
 
     copy = tmp_path / "again.xy"
@@ -124,6 +129,52 @@ def test_an_earlier_result_is_kept(simxrd, refined, measured, silicon):
     other.write_bytes(measured.read_bytes())
     answer = simxrd("refine", other, refined / "broken.xy", "--phase", silicon, *OPTIONS, "-o", refined)
     assert "already holds a table of results" in answer.err
+
+
+def test_an_interrupted_series_goes_on(silicon, measured, tmp_path):
+    """With one start for all and from one pattern to the next: the same numbers, and nothing is made twice."""
+    from simxrd_jax.commands.refine import refine_files
+    from simxrd_jax.commands.refine_setup import Options
+
+    files = [str(tmp_path / f"{name}.xy") for name in ("first", "second")]
+    for file in files:
+        pathlib.Path(file).write_bytes(measured.read_bytes())
+    shared: dict = {"wavelength": "CuKa", "background": 2, "axial": False, "fixed": ("*.biso",)}
+    said: list[str] = []
+    for name, options in (
+        ("plain", Options((str(silicon),), **shared)),
+        ("in turn", Options((str(silicon),), **shared, sequential=True)),
+    ):
+        whole, parts = tmp_path / name / "whole", tmp_path / name / "parts"
+        refine_files(files, options, str(whole), say=said.append)
+        refine_files(files, options, str(parts), say=said.append)
+        for lost in (parts / "results.csv", parts / "results.html", *(parts / "second").iterdir()):
+            lost.unlink()
+        kept = (parts / "first" / "result.json").stat().st_mtime_ns
+        with pytest.raises(InputError, match="first: already holds a result"):
+            refine_files(files, options, str(parts), say=said.append)
+        refine_files(files, options, str(parts), resume=True, say=said.append)
+        assert said[-1].endswith("1 of 2 results are there already")
+        assert (parts / "first" / "result.json").stat().st_mtime_ns == kept
+        expected, found = (list(csv.DictReader((folder / "results.csv").open())) for folder in (whole, parts))
+        for row in (*expected, *found):
+            del row["seconds"]
+        assert found == expected
+        assert "second/report.html" in (parts / "results.html").read_text()
+        again = dataclasses.replace(options, background=3)
+        with pytest.raises(InputError, match="first: holds a result of another background; give the same options"):
+            refine_files(files, again, str(parts), resume=True, say=said.append)
+    (parts / "first" / "result.json").write_text("{")
+    with pytest.raises(InputError, match=r"first/result.json: cannot be read .*delete the folder"):
+        refine_files(files, options, str(parts), resume=True, say=said.append)
+
+
+def test_the_list_has_start_values_as_set_and_help_names_the_instruments(simxrd, measured, silicon):
+    listed = simxrd("refine", measured, "--phase", silicon, *OPTIONS, "--set", "phases.Si.cell.a=5.44", "--list")
+    (line,) = [row for row in listed.out.splitlines() if row.startswith("phases.Si.cell.a ")]
+    assert line.split()[1] == "5.44"
+    told = "".join(simxrd("refine", "--help").out.split())
+    assert all(name in told for name in INSTRUMENTS)
 
 
 def test_the_structures_own_file_is_kept(simxrd, measured, silicon, tmp_path):

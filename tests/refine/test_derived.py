@@ -16,9 +16,9 @@ from simxrd_jax.crystal.structure_factor import f_squared
 from simxrd_jax.io.cif import read_cif
 from simxrd_jax.refine.build import PhaseStart, make_model
 from simxrd_jax.refine.derived import B_PER_U, SIX, covariance, peak_tables, refined_phases
-from simxrd_jax.refine.fit import stage_indices, tie_arrays
 from simxrd_jax.refine.model import build_phases
 from simxrd_jax.refine.plans import Stage
+from simxrd_jax.refine.stages import stage_indices, tie_arrays
 
 # Site 6l (x, 2x, 0) of P6/mmm, mixed, with a tensor of which symmetry ties u12 and u22.
 SPECIAL = """data_special

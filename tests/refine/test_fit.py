@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import gemmi
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.cif import read_cif
-from simxrd_jax.refine import fit as fit_module
+from simxrd_jax.io.instruments import read_instrument
+from simxrd_jax.refine import solver, statistics
 from simxrd_jax.refine.build import InstrumentStart, PhaseStart, make_model
+from simxrd_jax.refine.doubts import doubts_of_fit
 from simxrd_jax.refine.fit import refine, refine_many
 from simxrd_jax.refine.model import pattern
 from simxrd_jax.refine.plans import Plan, Stage, cumulative
@@ -95,23 +98,49 @@ def test_the_covariance_is_that_of_the_plain_jacobian(silicon):
 def test_many_at_once_are_the_fits_one_by_one_with_one_compilation(silicon):
     patterns = np.stack([measured(silicon, {**TRUTH, "phases.Si.cell.a": a}, key) for key, a in enumerate((5.430, 5.434))])
     together = refine_many(silicon, patterns, PLAN)
-    compiled = fit_module.solve_each._cache_size()
+    compiled = solver.solve_each._cache_size()
     again = refine_many(silicon, patterns[::-1], PLAN)
-    assert fit_module.solve_each._cache_size() == compiled
+    assert solver.solve_each._cache_size() == compiled
     for one, other in zip(together, again[::-1], strict=True):
         np.testing.assert_allclose(one.values, other.values, rtol=1e-9)
     alone = refine(silicon, patterns[1], PLAN)
     for name in TRUTH:
         assert abs(alone[name][0] - together[1][name][0]) < 0.02 * alone[name][1]
-    assert fit_module.solve_each._cache_size() <= compiled + 1
+    assert solver.solve_each._cache_size() <= compiled + 1
 
 
-def test_a_mixture_has_its_weight_fractions(datasets):
+MIXTURE = Plan(
+    "mixture",
+    (
+        Stage("scale, background", ("@scale", "@background")),
+        Stage("cell", ("@scale", "@background", "phases.*.cell.a"), least_share=0.02),
+    ),
+)
+
+
+def test_a_mixture_has_its_weight_fractions_and_faint_phases_are_each_patterns_own(datasets):
     from simxrd_jax.crystal.structure_factor import cell_mass
 
     model = model_of(datasets, ["Si", "Al2O3"])
     truth = {"phases.Si.scale": 1.0, "phases.Al2O3.scale": 0.5, "background.chebyshev.0": 30.0}
-    found = refine(model, measured(model, truth, 3, top=20_000.0), cumulative("mix", {"all": ("@scale", "@background")}))
+    mixed = measured(model, truth, 3, top=20_000.0)
+    pure = measured(model, truth | {"phases.Al2O3.scale": 1e-9}, 4, top=20_000.0)
+    found, lacking = refine_many(model, np.stack([mixed, pure]), MIXTURE)
+    for y, together in ((mixed, found), (pure, lacking)):
+        alone, _ = refine_many(model, np.stack([y, y]), MIXTURE)
+        assert alone.free.tolist() == together.free.tolist()
+        np.testing.assert_allclose(together.values, alone.values, atol=1e-3 * np.nanmax(alone.sigma), rtol=1e-5)
+        assert len(together.warnings) == len(alone.warnings)
+    names = model.table.names
+    assert "phases.Al2O3.cell.a" in [names[i] for i in found.free]
+    assert "phases.Al2O3.cell.a" not in [names[i] for i in lacking.free]
+    (said,) = [warning for warning in lacking.warnings if "were not refined any further" in warning]
+    assert said.startswith("Al2O3 gives less than 2 %")
+    assert not any("any further" in warning for warning in found.warnings)
+    # Of an amount whose scale the data do not determine there is no uncertainty either.
+    share, sigma = lacking.weight_fractions["Al2O3"]
+    assert share < 1e-3
+    assert np.isnan(sigma) == np.isnan(lacking["phases.Al2O3.scale"][1])
     amounts = {}
     for name, arrays in zip(("Si", "Al2O3"), model.arrays.phases, strict=True):
         volume = abs(np.linalg.det(arrays.crystal.lattice))
@@ -146,6 +175,8 @@ def test_what_is_wrong_is_said(silicon):
         refine(silicon, y, stage("phases.Se.scale"))
     with pytest.raises(InputError, match="3 intensities do not fit the model's 1201 points"):
         refine(silicon, y[:3], PLAN)
+    with pytest.raises(InputError, match="3 uncertainties do not fit the 1201 points"):
+        refine(silicon, y, PLAN, sigma=np.ones(3))
     with pytest.raises(InputError, match="not finite"):
         refine(silicon, np.where(y > 1000, np.nan, y), PLAN)
     with pytest.raises(InputError, match="no point is left"):
@@ -192,6 +223,45 @@ def test_the_unit_of_intensities_changes_nothing_but_the_scale(silicon, factor):
     # Without uncertainties such numbers are no counts, and the result says so.
     if factor < 1:
         assert any("if these are no counts" in warning for warning in refine(silicon, factor * y, PLAN).warnings)
+
+
+def test_what_is_doubtful_is_counted_or_named(datasets):
+    twice = [PhaseStart(name, read_cif(datasets / "cifs" / "Si.cif")) for name in ("one", "other")]
+    model = make_model(twice, "CuKa", TWO_THETA, background_terms=3)
+    assert "one and other are one structure; the data tell the sum of their amounts alone." in model.notes
+    assert not any("one structure" in note for note in model_of(datasets, ["Si", "Al2O3"]).notes)
+    with pytest.raises(InputError, match=r"no reflection between 0\.8 and 3\.99 deg; check the wavelength, and .* not d"):
+        make_model(twice[:1], "CuKa", np.arange(0.8, 4.0, 0.01))
+
+
+def test_many_background_terms_are_one_warning(silicon):
+    terms = ("background.chebyshev.0", "background.chebyshev.1", "background.chebyshev.2", "phases.Si.scale")
+    ones = np.full((4, 4), 0.999) + 0.001 * np.eye(4)
+    certainty = statistics.Uncertainty(ones, np.zeros(4, dtype=bool))
+    values = silicon.table.values()
+    free = np.array([silicon.table.index(name) for name in terms])
+    found = statistics.agreement(*np.ones((4, 50)), 4)
+    said = doubts_of_fit(silicon, values, 0 * values - 1, free, certainty, found, [0.1], has_converged=True)
+    assert said[:3] == [f"{name} and phases.Si.scale are correlated by 0.999." for name in terms[:3]]
+    assert said[3].startswith("3 pairs of background terms are correlated beyond 0.95")
+    assert len(said) == 4
+
+
+def test_a_refined_line_weight_is_in_every_file(silicon, tmp_path):
+    # As many are free as in PLAN, so that its program serves.
+    free = ("@scale", "@background", "@cell", "*.grain_size", "*.microstrain", "instrument.line_weight.1")
+    truth = {**TRUTH, "instrument.displacement": 0.0, "instrument.line_weight.1": 0.6}
+    fit = refine(silicon, measured(silicon, truth, 6, top=40_000.0), Plan("weight", (Stage("all", free),)))
+    weight, sigma = fit["instrument.line_weight.1"]
+    assert abs(weight - 0.6) < 4 * sigma
+    assert sigma < 0.05
+    write_report(fit, tmp_path)
+    assert json.loads((tmp_path / "result.json").read_text())["radiation"]["weight"][1] == weight
+    assert read_instrument(tmp_path / "instrument.json").radiation.weight[1] == weight
+    columns = [
+        block.find_loop("_diffrn_radiation_wavelength_wt") for block in gemmi.cif.read(str(tmp_path / "refinement.cif"))
+    ]
+    assert float(next(column for column in columns if len(column))[1]) == pytest.approx(weight, rel=1e-5)
 
 
 def test_what_is_held_stays(silicon):
