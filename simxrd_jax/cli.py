@@ -364,14 +364,14 @@ def evaluate(runs: tuple[str, ...], on: str | None, **given: Any) -> None:
 
 
 @cli.command(epilog=PREDICT_EXAMPLES, context_settings=CONTEXT)
-@click.argument("runs", nargs=-1, required=True, metavar="RUN... PATTERN.xy")
-@_option("--wavelength", metavar="NAME|ANGSTROM", help="At which it was measured (default: CuKa).")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN... PATTERN")
+@_option("--wavelength", metavar="NAME|ANGSTROM", help="At which it was measured (default: as the file states, else CuKa).")
 @_option("--top", "count", type=int, metavar="N", help="How many classes to name (default: 5).")
 def predict(runs: tuple[str, ...], **given: Any) -> None:
     """Name the most probable space groups of a measured pattern.
 
-    The pattern is text of two columns, 2theta in degrees and intensity. It is brought to the network's wavelength and grid,
-    background and K-alpha2 left in. Several runs are averaged.
+    The pattern is text (.xy, .xye, .csv) or a diffractometer's file, as for refine. It is brought to the network's wavelength
+    and grid, background and K-alpha2 left in. Several runs are averaged.
     """
     from simxrd_jax.commands.train import predict_pattern
 

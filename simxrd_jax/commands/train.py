@@ -148,20 +148,20 @@ def _seen_in_training(library: Library, split: str, part: str, trained_on: Seque
     return f"note: {count:,} of these {len(tested):,} structures were in the training of the networks" if count else ""
 
 
-def predict_pattern(folders: Sequence[str], pattern: str, *, wavelength: str = "CuKa", count: int = 5) -> str:
+def predict_pattern(folders: Sequence[str], pattern: str, *, wavelength: str | None = None, count: int = 5) -> str:
     """The most probable classes of a measured pattern, as text.
 
     Args:
       folders: of runs, whose networks are averaged in probability.
-      pattern: text file of 2theta and intensity.
-      wavelength: at which it was measured, a name or a number of A.
+      pattern: file of a measured pattern, see `io.patterns.read_pattern`.
+      wavelength: at which it was measured, a name or a number of A; by default what the file states, else Cu K-alpha.
       count: classes named.
 
     Raises:
       InputError: as `evaluate_runs`, or a pattern that cannot be read or does not fit the networks' grid.
     """
     from simxrd_jax.io.measured import to_grid
-    from simxrd_jax.io.xy import read_xy
+    from simxrd_jax.io.patterns import read_pattern
     from simxrd_jax.phases import as_radiation
     from simxrd_jax.train.evaluation import answer, grid_of, most_probable
     from simxrd_jax.train.targets import LATTICE, cell_of_numbers
@@ -170,11 +170,17 @@ def predict_pattern(folders: Sequence[str], pattern: str, *, wavelength: str = "
         raise InputError(f"--top {count}: name at least one class")
     config, content, members, _ = _read_members(folders)
     grid, grid_wavelength = grid_of(config.data.preset)
+    measured = read_pattern(pattern)
+    stated = as_radiation(wavelength or measured.radiation or "CuKa")
     patterns, covered = to_grid(
-        *read_xy(pattern), as_radiation(wavelength).mean_wavelength, grid, grid_wavelength, names=(pattern,)
+        measured.two_theta, measured.intensity, stated.mean_wavelength, grid, grid_wavelength, names=(pattern,)
     )
     said = answer(members, patterns[None], config.targets)
-    lines = [f"{pattern}: {100 * covered:.0f} % of {grid[0]:g} to {grid[-1]:g} deg at {grid_wavelength:.4f} A"]
+    is_guess = wavelength is None and measured.radiation is None
+    lines = [
+        f"{pattern}: {100 * covered:.0f} % of {grid[0]:g} to {grid[-1]:g} deg at {grid_wavelength:.4f} A, measured with "
+        f"{stated.name}" + (" (by default: the file does not say)" if is_guess else "")
+    ]
     for target, names in content["classes"].items():
         lines.append(f"  {target}")
         lines += [

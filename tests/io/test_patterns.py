@@ -299,6 +299,26 @@ def test_columns_in_another_order(write: Write):
     np.testing.assert_array_equal(pattern.intensity, COUNTS)
 
 
+def test_what_the_simulator_writes(datasets: pathlib.Path, tmp_path: pathlib.Path):
+    """Columns and radiation by its header, with one line and with two."""
+    from simxrd_jax.commands.simulate import simulate_files
+    from simxrd_jax.commands.specimen import Options
+
+    for wavelength, radiation in (("CuKa", RADIATIONS["CuKa"]), ("0.4959", None)):
+        options = Options(two_theta=(20.0, 30.0, 0.02), wavelength=wavelength, dtype="float32", accuracy="training")
+        path = tmp_path / f"{wavelength}.xy"
+        source = str(datasets / "cifs" / "Si.cif")
+        simulate_files([source], options, output=str(path), peaks=None, plot=None, warn=lambda text: None)
+        pattern = read_pattern(path)
+        assert pattern.two_theta[0] == 20.0
+        assert pattern.intensity.max() > 100 * abs(pattern.intensity[0])
+        assert pattern.radiation is not None
+        if radiation is None:
+            assert pattern.radiation.wavelength == (0.4959,)
+        else:
+            assert pattern.radiation == radiation
+
+
 def test_wavelengths_of_a_header(write: Write):
     header = "K-Alpha1 wavelength,1.5405980\nK-Alpha2 wavelength,1.5444260\n"
     assert read_pattern(write("a.csv", rows(GRID, COUNTS, header=header, separator=","))).radiation == RADIATIONS["CuKa"]

@@ -190,7 +190,7 @@ def test_predict_a_simulated_pattern(simxrd, trained, run, pattern):
     answer = simxrd("predict", trained, pattern)
     assert answer.code == 0, answer.err
     head, target, *_ = answer.out.splitlines()
-    assert head == f"{pattern}: 100 % of 10 to 80 deg at 1.5419 A"
+    assert head == f"{pattern}: 100 % of 10 to 80 deg at 1.5419 A, measured with CuKa"
     assert target == "  crystal_system"
     shares = _shares(answer.out)
     assert len(shares) == 5
@@ -205,27 +205,35 @@ def test_predict_at_another_wavelength(simxrd, trained, pattern, tmp_path):
     """The same d at Mo's angles is the same pattern; taken for Cu's it covers too little."""
     two_theta, intensity = read_xy(pattern)
     sine = np.sin(np.radians(two_theta / 2)) * 0.710730 / 1.541838
-    np.savetxt(tmp_path / "mo.xy", np.column_stack([2 * np.degrees(np.arcsin(sine)), intensity]))
+    columns = np.column_stack([2 * np.degrees(np.arcsin(sine)), np.maximum(intensity, 0)])
+    np.savetxt(tmp_path / "mo.xy", columns, fmt="%.6f")
     cu, mo = (_shares(simxrd("predict", trained, *a).out) for a in ((pattern,), ("mo.xy", "--wavelength", "MoKa")))
     for a, b in zip(cu, mo, strict=True):
         assert a[1] == b[1]
         assert a[0] == pytest.approx(b[0], abs=0.02)
     _refused(simxrd("predict", trained, "mo.xy"), "mo.xy", "of the grid")
+    # Text that says nothing is taken for Cu's.
+    np.savetxt(tmp_path / "cu.xy", np.column_stack([two_theta, np.maximum(intensity, 0)]), fmt="%.6f")
+    assert "measured with CuKa (by default: the file does not say)" in simxrd("predict", trained, "cu.xy").out
+    # A file that states its wavelength needs no option.
+    np.savetxt(tmp_path / "stated.xy", columns, fmt="%.6f", header="wavelength: MoKa: as simulated")
+    stated = simxrd("predict", trained, "stated.xy")
+    assert stated.out.splitlines()[0].endswith("measured with MoKa")
+    assert _shares(stated.out) == mo
 
 
 BAD_PATTERNS = {
-    "short": ("10 1\n11 2\n12 3\n", "has 3 points"),
-    "nan": (lambda x, y: (x, np.where(x < 30, y, np.nan)), "no finite number"),
-    "angle": (lambda x, y: (np.where(np.arange(len(x)) == 9, np.inf, x), y), "point 10 has a 2theta"),
-    "unsorted": (lambda x, y: (x[::-1], y), "does not rise"),
-    "repeated": (lambda x, y: (np.repeat(x, 2)[: len(x)], y), "does not rise"),
+    "short": ("10 1\n11 2\n12 3\n", "holds 3 points"),
+    "nan": (lambda x, y: (x, np.where(x < 30, y, np.nan)), "2501 points are not finite"),
+    "angle": (lambda x, y: (np.where(np.arange(len(x)) == 9, np.inf, x), y), "not finite numbers, the first at number 10"),
+    "unsorted": (lambda x, y: (np.roll(x, 9), y), "up and down"),
     "outside": (lambda x, y: (x + 75, y), "grid"),
-    "negative": (lambda x, y: (x, -y), "below -10 %"),
-    "empty": ("", "no two columns"),
+    "negative": (lambda x, y: (x, -y), "intensities fall to"),
+    "empty": ("", "is empty"),
     "words": ("two theta and\nintensity\n", "no two columns"),
     "one column": ("1\n2\n3\n", "no two columns"),
     "binary": ("\0\1", "binary"),
-    "zero": (lambda x, y: (x, 0 * y), "above 0"),
+    "zero": (lambda x, y: (x, 0 * y), "all intensities are 0"),
 }
 
 

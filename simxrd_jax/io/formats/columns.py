@@ -11,6 +11,7 @@ import re
 
 import numpy as np
 
+from simxrd_jax.constants import RADIATIONS
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.formats.scan import Scan, sigma_of_weights, tabulated
 from simxrd_jax.io.xy import COMMENTS, read_xy
@@ -25,6 +26,8 @@ NAMES = {
     "energy": ("energy", "kev", "ev", "e(kev)"),
 }
 WAVELENGTH = re.compile(r"(?:wavelength|lambda)\D{0,12}?(\d\.\d{2,})", re.IGNORECASE)
+LABEL = re.compile(r"^\s*(columns?|fields)\s*:", re.IGNORECASE)  # before the names, as in what `simxrd simulate` writes
+NAMED = re.compile(r"\W*wavelength: (\w+):")  # likewise
 DECIMAL_COMMA = re.compile(r"^\s*-?\d+,\d+\s*(;|\t|\s)\s*-?\d+(,\d+)?\s*(;|\t|\s|$)")
 
 
@@ -63,6 +66,9 @@ def scans_of_columns(path: pathlib.Path, text: str) -> list[Scan]:
             notes.append("columns after the second were left out, since nothing says what they are")
     stated = [float(found[1]) for line in header if (found := WAVELENGTH.search(line))]
     radiation, doubts = tabulated(stated[0], stated[1] if len(stated) > 1 else None) if stated else (None, ())
+    named = [found[1] for line in header if (found := NAMED.match(line)) and found[1] in RADIATIONS]
+    if named:
+        radiation, doubts = RADIATIONS[named[0]], ()
     return [Scan(two_theta, intensity, sigma, radiation=radiation, notes=(*doubts, *notes), is_angle_certain=False)]
 
 
@@ -89,7 +95,7 @@ def _names(header: list[str], width: int) -> list[str]:
     """The meaning of each column, '' for others, from the last line that names an intensity; [] where there is none."""
     for line in reversed(header):
         # Units in brackets and what follows a bar are no names.
-        text = re.sub(r"[(\[][^)\]]*[)\]]", " ", line.lstrip(COMMENTS + " ").partition("|")[0])
+        text = LABEL.sub("", re.sub(r"[(\[][^)\]]*[)\]]", " ", line.lstrip(COMMENTS + " ").partition("|")[0]))
         text = re.sub(r"\b2[ _-]+(?=th)|\btwo[ _-]+(?=th)", "2", text.lower())
         words = [w for w in re.split(r"[\s,;]+", re.sub("[-_.:*°]", "", text)) if w]
         names = [next((name for name, known in NAMES.items() if word in known), "") for word in words]
