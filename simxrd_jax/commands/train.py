@@ -162,9 +162,9 @@ def predict_pattern(folders: Sequence[str], pattern: str, *, wavelength: str | N
     """
     from simxrd_jax.io.measured import to_grid
     from simxrd_jax.io.patterns import read_pattern
+    from simxrd_jax.models.lattice import LATTICE, cell_of_numbers
     from simxrd_jax.phases import as_radiation
     from simxrd_jax.train.evaluation import answer, grid_of, most_probable
-    from simxrd_jax.train.targets import LATTICE, cell_of_numbers
 
     if count < 1:
         raise InputError(f"--top {count}: name at least one class")

@@ -17,6 +17,7 @@ from simxrd_jax.errors import InputError
 from simxrd_jax.models.layers import Array, DropoutKey, resize, softmax
 
 POINTS = 3501  # of a pattern: 10 to 80 deg in steps of 0.02 deg
+FIRST, STEP = 10.0, 0.02
 
 
 class Classifier(nnx.Module):

@@ -1,4 +1,10 @@
-"""Device zone. PowderNet: our own network, a small residual network over the pattern, with several heads.
+"""Device zone. PowderNet: our own network, a small residual network over log d, with several heads.
+
+On an axis of log(sin theta) = log(lambda/2) - log(d) a larger cell of the same shape moves every line by the same distance:
+what tells the crystal system, the ratios of the d, are distances there, which convolutions find wherever they are. The pattern
+is therefore averaged over even bins of that axis first. In training each pattern is moved on it by a random distance of up to
+`stretch`, as if its cell were larger or smaller, so that a network cannot know the training structures by the places of their
+lines; the lattice that it answers is moved back by as much.
 
 Blocks have the form of K. He et al. (2016) with the layer normalisation, GELU and learned scales of Z. Liu et al. (2022), but
 full convolutions in place of depthwise ones, which XLA runs slowly on CPU. Heads read the mean and the maximum over the axis
@@ -18,10 +24,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float
 
-from simxrd_jax.models.classifier import check_points
+from simxrd_jax.models.classifier import FIRST, POINTS, STEP, check_points
+from simxrd_jax.models.lattice import LATTICE, enlarged
 from simxrd_jax.models.layers import Array, Convolution, DropoutKey, LayerNorm, Linear, dropout, gelu
+from simxrd_jax.numerics import DEGREE
 
-INTENSITY_SCALE = 20.0  # of patterns with the highest point 100
+INTENSITY_SCALE, ROOT_SCALE = 20.0, 10.0  # of patterns with the highest point 100
+CHANNELS = 3  # of `on_log_axis`
+LEAST_WIDTH = 1e-2  # of a bin that lies on the pattern; at 10 deg bins are 0.5 points wide. [points]
 LAYER_SCALE = 1e-1  # first value of a block's learned scale; few blocks need no smaller one
 MAP_POSITIONS = 16  # of the coarse map that the heads read
 
@@ -31,6 +41,8 @@ class Shape:
     """Sizes of a PowderNet.
 
     Attributes:
+      bins: of log(sin theta).
+      stretch: greatest distance by which a pattern is moved in training, in log d.
       stem: width and stride of the first convolution.
       widths: channels of each stage.
       depths: blocks of each stage; between stages positions are merged by `merge`.
@@ -40,7 +52,9 @@ class Shape:
       rate: of dropout before the heads.
     """
 
-    stem: tuple[int, int] = (16, 7)
+    bins: int = 2048
+    stretch: float = 0.3
+    stem: tuple[int, int] = (16, 4)
     widths: tuple[int, ...] = (32, 64, 128)
     depths: tuple[int, ...] = (1, 2, 2)
     merge: int = 4
@@ -78,7 +92,7 @@ class PowderNet(nnx.Module):
         width, stride = shape.stem
         self.dtype = dtype
         self.shape = shape
-        self.stem = Convolution(1, shape.widths[0], width, stride=stride, padding=(width - stride) // 2, rngs=rngs)
+        self.stem = Convolution(CHANNELS, shape.widths[0], width, stride=stride, padding=(width - stride) // 2, rngs=rngs)
         self.stem_norm = LayerNorm(shape.widths[0])
         stages, merges = [], []
         for i, (channels, depth) in enumerate(zip(shape.widths, shape.depths, strict=True)):
@@ -105,13 +119,21 @@ class PowderNet(nnx.Module):
           InputError: another number of points.
         """
         check_points(x)
-        features = self.features(x, dropout)
+        moved = jnp.zeros(x.shape[0])
+        if dropout is not None:
+            key = jax.random.fold_in(dropout, 1)  # dropout itself takes 0
+            moved = self.shape.stretch * jax.random.uniform(key, (x.shape[0],), minval=-1.0, maxval=1.0)
+        features = self.features(x, moved, dropout)
         made = {name: jnp.asarray(head(features), jnp.float32) for name, head in self.heads.items()}
+        if LATTICE in made:
+            made[LATTICE] = enlarged(made[LATTICE], moved)
         return made["only"] if self.has_one_head else made
 
-    def features(self, x: Float[Array, "batch point"], key: DropoutKey = None) -> Float[Array, "batch feature"]:
-        """What the heads read."""
-        y = jnp.asarray(x)[..., None] / INTENSITY_SCALE
+    def features(
+        self, x: Float[Array, "batch point"], moved: Float[Array, " batch"], key: DropoutKey = None
+    ) -> Float[Array, "batch feature"]:
+        """What the heads read of patterns whose lines are moved by so much in log(1/d)."""
+        y = on_log_axis(jnp.asarray(x), moved, self.shape.bins)
         y = y.astype(self.dtype or y.dtype)
         y = self.stem_norm(self.stem(y))
         for i, stage in enumerate(self.stages):
@@ -127,6 +149,32 @@ class PowderNet(nnx.Module):
         highest = jnp.take_along_axis(y, jnp.argmax(y, axis=1, keepdims=True), axis=1)[:, 0]
         y = jnp.concatenate([jnp.mean(y, axis=1), highest, coarse.reshape(y.shape[0], -1)], axis=-1)
         return dropout(gelu(self.fc(y)), self.shape.rate, key, 0)
+
+
+def on_log_axis(x: Float[Array, "batch point"], moved: Float[Array, " batch"], bins: int) -> Float[Array, "batch bin channel"]:
+    """Mean intensity in even bins of log(sin theta), its root, which shows weak lines, and which bins the pattern covers.
+
+    Args:
+      x: intensities at 10 to 80 deg, 100 at most.
+      moved: distance by which lines are moved towards larger angles.
+      bins: over 10 to 80 deg.
+    """
+    ends = jnp.log(jnp.sin(0.5 * DEGREE * jnp.array([FIRST, FIRST + (POINTS - 1) * STEP])))
+    edges = jnp.linspace(ends[0], ends[1], bins + 1) - moved[:, None]
+    place = (2.0 / DEGREE * jnp.arcsin(jnp.minimum(jnp.exp(edges), 1.0)) - FIRST) / STEP
+    place = jnp.clip(place, 0.0, POINTS - 1.0)
+    # The integral up to each edge; of what is above the mean, or single precision would lose weak lines in a long sum.
+    mean = jnp.mean(x, axis=1, keepdims=True)
+    net = x - mean
+    total = jnp.pad(jnp.cumsum(0.5 * (net[:, 1:] + net[:, :-1]), axis=1), ((0, 0), (1, 0)))
+    before = jnp.minimum(place.astype(jnp.int32), POINTS - 2)
+    low, high = (jnp.take_along_axis(total, before + i, axis=1) for i in (0, 1))
+    integral = low + (high - low) * (place - before)
+    width = jnp.diff(place, axis=1)
+    covered = width > LEAST_WIDTH
+    average = jnp.where(covered, jnp.diff(integral, axis=1) / jnp.where(covered, width, 1.0) + mean, 0.0)
+    root = jnp.sqrt(jnp.maximum(average, 0.0) / ROOT_SCALE)
+    return jnp.stack([average / INTENSITY_SCALE, root, covered.astype(average.dtype)], axis=-1)
 
 
 def merged(x: Float[Array, "batch position channel"], count: int) -> Float[Array, "batch out merged"]:

@@ -22,11 +22,12 @@ from simxrd_jax.errors import InputError
 from simxrd_jax.io.measured import read_measured, system_of
 from simxrd_jax.library.extinction_table import EXTINCTION_GROUP
 from simxrd_jax.library.stream import Stream
+from simxrd_jax.models.lattice import LATTICE, cell_of_numbers
 from simxrd_jax.presets import get_preset
 from simxrd_jax.train.config import TrainConfig
 from simxrd_jax.train.metrics import collapse, constant_predictor, empty_evaluation, summarize, update
 from simxrd_jax.train.state import Network, copy_keys, network_input, part_key
-from simxrd_jax.train.targets import LATTICE, as_codes, cell_of_numbers, structures_in, truth
+from simxrd_jax.train.targets import as_codes, structures_in, truth
 
 if TYPE_CHECKING:
     from simxrd_jax.train.run import Run

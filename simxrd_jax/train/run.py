@@ -150,7 +150,7 @@ def new_model(config: TrainConfig, classes: dict[str, tuple[str, ...]]) -> nnx.M
     widths = {t: len(classes[t]) if t in classes else 6 for t in config.targets}
     model = create_model(
         config.model,
-        num_classes=next(iter(widths.values())) if len(widths) == 1 else widths,
+        num_classes=widths if config.model == MANY_HEADED else next(iter(widths.values())),
         variant=config.variant,
         dtype=PRECISIONS[config.precision],
         rngs=nnx.Rngs(params=config.seed),

@@ -17,12 +17,10 @@ from simxrd_jax.crystal import cell
 from simxrd_jax.errors import InputError
 from simxrd_jax.library.store import Library
 from simxrd_jax.library.stream import LABELS, PARTS, Batch, Stream, class_names
+from simxrd_jax.models.lattice import LATTICE, lattice_numbers
 from simxrd_jax.types import Array
 
-LATTICE = "lattice"
 TARGETS = (*LABELS, LATTICE)
-# Scales that bring the six lattice numbers to about one: spread of log lengths, and of cosines, in the Materials Project.
-LOG_LENGTH_CENTRE, LOG_LENGTH_SPREAD, COSINE_SPREAD = 2.0, 0.5, 0.25
 SPACE_GROUPS = tuple(str(number) for number in range(1, 231))
 
 
@@ -74,26 +72,6 @@ def truth(stream: Stream, batch: Batch, targets: Sequence[str]) -> dict[str, Arr
         else:
             answers[target] = batch.labels[target] - (1 if target == "space_group" else 0)
     return answers
-
-
-def lattice_numbers(lattice: Float[Array, "batch 3 3"]) -> Float[Array, "batch 6"]:
-    """Logarithms of a, b, c and cosines of alpha, beta, gamma, each centred and of about unit spread.
-
-    Args:
-      lattice: rows are a, b, c. [A]
-    """
-    lengths = jnp.linalg.norm(lattice, axis=-1)
-    unit = lattice / lengths[..., None]
-    cosines = jnp.stack([jnp.sum(unit[..., i, :] * unit[..., j, :], axis=-1) for i, j in ((1, 2), (0, 2), (0, 1))], axis=-1)
-    return jnp.concatenate([(jnp.log(lengths) - LOG_LENGTH_CENTRE) / LOG_LENGTH_SPREAD, cosines / COSINE_SPREAD], axis=-1)
-
-
-def cell_of_numbers(numbers: Float[Array, "batch 6"]) -> Float[np.ndarray, "batch 6"]:
-    """a, b, c in A and alpha, beta, gamma in degrees of `lattice_numbers`."""
-    values = np.asarray(numbers, dtype=np.float64)
-    lengths = np.exp(values[..., :3] * LOG_LENGTH_SPREAD + LOG_LENGTH_CENTRE)
-    angles = np.degrees(np.arccos(np.clip(values[..., 3:] * COSINE_SPREAD, -1.0, 1.0)))
-    return np.concatenate([lengths, angles], axis=-1)
 
 
 def _strained_lattice(stream: Stream, batch: Batch) -> Float[Array, "batch 3 3"]:

@@ -15,6 +15,7 @@ import pytest
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.xy import pattern_text
 from simxrd_jax.library.stream import Batch, Stream
+from simxrd_jax.models.lattice import lattice_numbers
 from simxrd_jax.train import evaluation
 from simxrd_jax.train.config import TrainConfig, override
 from simxrd_jax.train.evaluation import (
@@ -27,7 +28,7 @@ from simxrd_jax.train.evaluation import (
 )
 from simxrd_jax.train.run import Run, read_run, set_up, training_stream
 from simxrd_jax.train.state import copy_keys, part_key
-from simxrd_jax.train.targets import counts_in, lattice_numbers, names_of
+from simxrd_jax.train.targets import counts_in, names_of
 
 from .conftest import NAMES, assert_equal
 

@@ -18,14 +18,13 @@ from simxrd_jax.library.extinction import extinction_groups
 from simxrd_jax.library.extinction_table import EXTINCTION_GROUP
 from simxrd_jax.library.store import read_library
 from simxrd_jax.library.stream import Batch, Impurities, Stream, class_names, make_stream
+from simxrd_jax.models.lattice import cell_of_numbers, lattice_numbers
 from simxrd_jax.presets import LABORATORY, SIMXRD, Preset, Uniform
 from simxrd_jax.train.targets import (
     SPACE_GROUPS,
     as_codes,
-    cell_of_numbers,
     codes_of,
     counts_in,
-    lattice_numbers,
     names_of,
     structures_in,
     truth,
