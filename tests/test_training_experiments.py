@@ -128,6 +128,23 @@ def test_training_speed_writes_its_numbers(monkeypatch, tmp_path, capsys):
     assert {"simulate_per_second", "model_step_per_second", "device", "models"} <= set(numbers)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--models", "cnnx"], "there is no model 'cnnx'; did you mean"),
+        (["--library", "nothere.simxrd"], "nothere.simxrd: no such file"),
+        (["--batch", "0"], "0 is no whole number above 0"),
+        (["--smoke", "--table"], "leave out --smoke"),
+        (["--smoke", "--json", "nowhere/at/all.json"], "nowhere"),
+    ],
+)
+def test_training_speed_says_what_is_wrong(monkeypatch, capsys, given, message):
+    monkeypatch.setattr(sys, "argv", ["training_speed", *given])
+    with pytest.raises(SystemExit) as caught:
+        speed.main()
+    assert message in f"{caught.value} {capsys.readouterr().err}"
+
+
 @pytest.mark.slow
 def test_a_trial_leaves_the_results_of_the_experiment_alone(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
     out_of_library(["--size", "smoke", "--models", "cnn5", "--runs", str(tmp_path)])

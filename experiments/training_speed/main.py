@@ -26,7 +26,7 @@ from simxrd_jax.library.store import Library, read_library
 from simxrd_jax.train.config import Data, TrainConfig
 from simxrd_jax.train.run import Run, set_up
 from simxrd_jax.train.state import Network, TrainState, answers, draw_batch, make_step, network_input, no_totals, run_keys
-from simxrd_jax.train.suite import positive
+from simxrd_jax.train.suite import positive, write_table
 from simxrd_jax.train.targets import truth
 
 
@@ -172,8 +172,11 @@ def main() -> None:
     parser.add_argument(
         "--json", type=json_path, metavar="FILE", help="write the numbers here; those of the first network stand at the top"
     )
+    parser.add_argument("--table", action="store_true", help="write the table into this experiment's README too")
     parser.add_argument("--smoke", action="store_true", help="the smallest measurement that runs")
     given = parser.parse_args()
+    if given.smoke and given.table:
+        parser.error("--table: the smallest measurement is none for the README; leave out --smoke")
     config = SMOKE if given.smoke else CONFIG
     config = dataclasses.replace(config, library=given.library or config.library, models=tuple(given.models or config.models))
     batch = given.batch or (config.batch if jax.default_backend() == "cpu" else config.accelerator_batch)
@@ -182,5 +185,7 @@ def main() -> None:
         print(table(results))
         if given.json:
             write_json(given.json, results)
+        if given.table:
+            write_table(Path(__file__).parent / "README.md", table(results))
     except InputError as error:
         raise SystemExit(f"training_speed: {error}") from None
