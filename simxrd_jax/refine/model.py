@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -328,6 +329,7 @@ def background_of(layout: Layout, arrays: ModelArrays, values: Float[Array, " pa
     return background_curve(build_background(layout, arrays, values), two_theta)
 
 
+@partial(jax.jit, static_argnames=("layout", "settings"))
 def pattern(
     layout: Layout, arrays: ModelArrays, settings: Settings, values: Float[Array, " parameter"]
 ) -> Float[Array, " point"]:

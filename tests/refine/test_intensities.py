@@ -28,9 +28,12 @@ def model_of(datasets, modes: dict[str, str]) -> Model:
     return make_model(phases, "CuKa", TWO_THETA, instrument=INSTRUMENT, background_terms=3)
 
 
+_parts = jax.jit(parts_of, static_argnums=(0, 2))
+
+
 def parts(model: Model, values):
     with jax.enable_x64(True):
-        made = parts_of(model.layout, model.arrays, model.settings, jnp.asarray(values))
+        made = _parts(model.layout, model.arrays, model.settings, jnp.asarray(values))
         return jax.tree.map(np.asarray, made)
 
 
