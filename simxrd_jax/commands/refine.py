@@ -137,6 +137,10 @@ def refine_files(
     for file, folder in zip(data, folders, strict=True):
         if resume and (folder / RESULT_FILE).exists():
             known[file] = _known_result(folder, settings_of(file, options))
+        elif len(data) > 1 and (folder / RESULT_FILE).exists():
+            raise InputError(
+                f"{folder}: already holds a result; go on with --resume, choose another folder with -o, or delete it"
+            )
         else:
             check_folder(folder, [phase_name(text)[0] for text in options.phases])
     if known:
