@@ -1,6 +1,6 @@
 """Writes a set again and again, kills it at random moments, and lets it go on: python killed.py FORMAT FOLDER KILLS SEED.
 
-One process imports everything once; its children write and are killed. It prints how often a child was killed in the middle.
+One process imports everything once; its children write and are killed. Each of the kills meets one at work.
 """
 
 from __future__ import annotations
@@ -56,26 +56,26 @@ def start(format_name: str, target: str) -> int:
 
 
 def main(format_name: str, folder: str, kills: int, seed: int) -> None:
-    """Writes once in peace to FOLDER/whole, and with kills to FOLDER/killed."""
+    """Writes once in peace to FOLDER/whole, and with kills to FOLDER/killed-0, and so on: a new one when one is finished."""
     place, numbers = pathlib.Path(folder), random.Random(seed)
     begun = time.monotonic()
     if os.waitpid(start(format_name, str(place / "whole")), 0)[1]:
         sys.exit("the first one failed")
     seconds = time.monotonic() - begun
-    met = 0
-    for _ in range(kills):
-        child = start(format_name, str(place / "killed"))
-        # The set takes this long in all: moments within a share of it, so that the work is spread over the kills.
-        time.sleep(numbers.uniform(0.05, 0.6) * seconds)
+    met = made = 0
+    while met < kills:
+        child = start(format_name, str(place / f"killed-{made}"))
+        # The set takes this long in all: moments within a share of it, so that each meets several kills.
+        time.sleep(numbers.uniform(0.02, 0.5) * seconds)
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
         if os.WIFEXITED(status) and os.WEXITSTATUS(status):
             sys.exit("a run that went on failed")
         met += os.WIFSIGNALED(status)
-    if os.waitpid(start(format_name, str(place / "killed")), 0)[1]:
+        made += os.WIFEXITED(status)
+    if os.waitpid(start(format_name, str(place / f"killed-{made}")), 0)[1]:
         sys.exit("the last one failed")
-    print(met)
 
 
 if __name__ == "__main__":

@@ -273,13 +273,13 @@ def test_differences_are_those_of_json():
 # --- Kills -----------------------------------------------------------------------------------------------------------------
 
 
-def _killed(name: str, folder: pathlib.Path, kills: int, seed: int, library_path: str) -> int:
-    """Two sets in a folder, whole and killed; how many kills met the second in the middle."""
+def _killed(name: str, folder: pathlib.Path, kills: int, seed: int, library_path: str) -> list[pathlib.Path]:
+    """Sets in a folder, whole and killed-0, killed-1, ..., which so many kills met in the middle; the latter ones."""
     environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "SIMXRD_TEST_LIBRARY": library_path}
     command = [sys.executable, "-m", "export.killed", name, str(folder), str(kills), str(seed)]
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
-    return int(run.stdout)
+    return sorted(each for each in folder.glob("killed-*") if not each.name.endswith(".json"))
 
 
 def _rows(path: pathlib.Path) -> list[tuple]:
@@ -291,7 +291,7 @@ def _rows(path: pathlib.Path) -> list[tuple]:
         return rows + connection.execute("select key, value, id from text_key_values order by id, key").fetchall()
 
 
-SHORT, LONG = (6, 1), (20, 2)  # kills, seed
+SHORT, LONG = (4, 1), (20, 2)  # kills, seed
 
 
 @pytest.mark.parametrize(
@@ -302,17 +302,20 @@ SHORT, LONG = (6, 1), (20, 2)  # kills, seed
     ],
 )
 def test_kills_at_random_moments_change_no_byte(name, kills, seed, tmp_path, library_path):
-    met = _killed(name, tmp_path, kills, seed, library_path)
-    assert met >= 2  # a test whose kills come too late tests nothing
-    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
-    verify(tmp_path / "killed")
+    made = _killed(name, tmp_path, kills, seed, library_path)
+    assert made
+    for each in made:
+        assert files_of(each) == files_of(tmp_path / "whole")
+        verify(each)
 
 
 @pytest.mark.parametrize(("kills", "seed"), [SHORT, pytest.param(*LONG, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_change_no_row(kills, seed, tmp_path, library_path):
-    met = _killed("ase", tmp_path, kills, seed, library_path)
-    assert met >= 2
-    rows = _rows(tmp_path / "killed")
-    assert len(rows) == 60 * (1 + 5)
-    assert rows == _rows(tmp_path / "whole")
-    assert {p.name for p in tmp_path.iterdir()} == {"killed", "killed.manifest.json", "whole", "whole.manifest.json"}
+    made = _killed("ase", tmp_path, kills, seed, library_path)
+    assert made
+    whole = _rows(tmp_path / "whole")
+    assert len(whole) == 60 * (1 + 5)
+    for each in made:
+        assert _rows(each) == whole
+    names = [p.name for p in (*made, tmp_path / "whole")]
+    assert {p.name for p in tmp_path.iterdir()} == {*names, *(f"{name}.manifest.json" for name in names)}
