@@ -89,7 +89,7 @@ TRAINING = TrainConfig(
     validation_patterns=256,
     data=Data(library="datasets/mp_library.simxrd", split="ool_disjoint", preset="laboratory"),
     optimizer=Optimizer(
-        name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=60, weight_decay=0.05, clip_norm=1.0
+        name="adamw", learning_rate=2e-3, schedule="cosine", warmup_steps=60, weight_decay=0.05, clip_norm=1.0
     ),
 )
 
