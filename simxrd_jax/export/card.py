@@ -122,6 +122,16 @@ def croissant_text(about: Description, files: Sequence[pathlib.Path]) -> str:
         )
         for path in files
     ]
+    # The record set reads all of them.
+    shards = mlc.FileSet(
+        id="shards",
+        name="shards",
+        description="all files of records",
+        contained_in=[path.name for path in files],
+        encoding_formats=["application/octet-stream"],
+        includes=["*.array_record*"],
+    )
+    distribution.append(shards)
     fields = [
         mlc.Field(
             id=f"records/{f.name}",
@@ -130,7 +140,7 @@ def croissant_text(about: Description, files: Sequence[pathlib.Path]) -> str:
             data_types=[mlc.DataType.TEXT if f.dtype == TEXT else kinds[f.dtype]],
             is_array=True if f.shape else None,
             array_shape=",".join(map(str, f.shape)) if f.shape else None,
-            source=mlc.Source(file_object=files[0].name, extract=mlc.Extract(column=f.name)),
+            source=mlc.Source(file_set=shards.id, extract=mlc.Extract(column=f.name)),
         )
         for f in about.features
     ]

@@ -70,7 +70,7 @@ def write_database(
     with locked(target, "writing", lock):
         manifest = _begun(target, about, wanted)
         if manifest.complete and target.exists():
-            say(f"{target}: the set is complete, {manifest.records:,} records")
+            say(f"{target}: the set is complete, {manifest.records:,} records; `simxrd verify` checks it")
         else:
             with writing(target):
                 write_manifest(about, replace(manifest, shards=(), complete=False))

@@ -142,7 +142,10 @@ def test_croissant_is_valid_and_complete(prepared, simulated, caplog):
         with caplog.at_level(logging.ERROR):
             metadata = mlc.Dataset(jsonld=str(builder.data_path / "croissant.json")).metadata
         assert not list(metadata.issues.errors)
-        files = {each.content_url: each.sha256 for each in metadata.distribution}
+        (shards,) = [each for each in metadata.distribution if isinstance(each, mlc.FileSet)]
+        files = {each.content_url: each.sha256 for each in metadata.distribution if each is not shards}
+        assert set(shards.contained_in) == set(files)
+        assert {each.source.file_set for each in metadata.record_sets[0].fields} == {shards.id}
         paths = builder.data_path.glob("*.array_record-*")
         assert files == {path.name: file_digest(pathlib.Path(path)) for path in paths}
         features = {f.name: f for f in builder.description().features}
