@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import pathlib
 from collections.abc import Iterator
@@ -14,12 +13,6 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import jax
 import pytest
 from jaxtyping import install_import_hook
-
-# The older way to compile fused loops takes half the time. XLA ends the process at a flag that it does not know, so that only
-# the version that is locked gets it.
-OLDER_LOOPS = "--xla_cpu_use_fusion_emitters=false"
-if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0" and importlib.metadata.version("jaxlib").startswith("0.10."):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OLDER_LOOPS}".strip()
 
 # Shapes and dtypes of every annotated function are checked while the tests run; in production they are comments.
 DEVICE_MODULES = [

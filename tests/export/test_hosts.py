@@ -163,7 +163,7 @@ def test_bad_flags_are_refused_in_a_sentence(options, code, message, simxrd, lib
 
 def _generate(library: str, folder: pathlib.Path, *options: object, devices: int) -> None:
     """The command in a process with so many devices."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    flags = f"--xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "simxrd_jax.cli", "generate", library, "-o", folder, *options]
     subprocess.run([str(part) for part in command], check=True, capture_output=True, env=environment)

@@ -35,8 +35,7 @@ def _start(config: TrainConfig, folder: pathlib.Path, count: int = 2, devices: i
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-m", "simxrd_jax.cli", "train", str(path), "-o", str(folder), "--hosts", str(count)]
-    given = os.environ.get("XLA_FLAGS", "")
-    flags = {"XLA_FLAGS": f"{given} --xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
     return [
         subprocess.Popen(
             [*command, "--host", str(i), "--coordinator", address],

@@ -353,8 +353,7 @@ def test_a_mesh_takes_as_many_devices_as_divide_the_batch():
 def _on_eight_devices(config: TrainConfig, folder: pathlib.Path, cache: pathlib.Path) -> dict[str, np.ndarray]:
     path, file = folder / "config.py", folder / "out.npz"
     write_config(path, config)
-    given = os.environ.get("XLA_FLAGS", "")
-    flags = {"XLA_FLAGS": f"{given} --xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, devices.__file__, path, file, cache], check=True, env=os.environ | flags)
     return dict(np.load(file))
 
