@@ -6,6 +6,7 @@ compilation. Everything is float64.
 
 from __future__ import annotations
 
+import functools
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Bool, Float, Int
 
+from simxrd_jax.compilation import quick_loops
 from simxrd_jax.diffraction.settings import Settings
 from simxrd_jax.refine.intensities import partition
 from simxrd_jax.refine.least_squares import Solution, jacobian_of, minimise
@@ -146,7 +148,6 @@ def solve(
     return u + directions.T @ solution.x, solution
 
 
-@partial(jax.jit, static_argnames=("layout", "settings"))
 def solve_each(
     layout: Layout,
     settings: Settings,
@@ -161,7 +162,34 @@ def solve_each(
     least_drop: Float[Array, ""] | float,
 ) -> tuple[Float[Array, "pattern parameter"], Solution]:
     """`solve` for patterns at once; `transforms`, `restraints`, `data`, `u` and `free` have an axis of patterns."""
+    shared = (layout, settings, arrays, transforms, ties, restraints, data, u, free, max_iterations, least_drop)
+    return _program()(*shared)
 
+
+def compilations() -> int:
+    """How many shapes `solve_each` has been compiled for."""
+    return _program()._cache_size()
+
+
+@functools.cache
+def _program() -> Any:
+    """The compiled program of `solve_each`; made when it is first needed, since it asks the compiler."""
+    return jax.jit(_solve_each, static_argnums=(0, 1), compiler_options=quick_loops())
+
+
+def _solve_each(
+    layout: Layout,
+    settings: Settings,
+    arrays: ModelArrays,
+    transforms: Transforms,
+    ties: Ties,
+    restraints: Restraints,
+    data: Data,
+    u: Float[Array, "pattern parameter"],
+    free: Free,
+    max_iterations: Int[Array, ""] | int,
+    least_drop: Float[Array, ""] | float,
+) -> tuple[Float[Array, "pattern parameter"], Solution]:
     def one(
         transforms: Transforms, restraints: Restraints, data: Data, u: Float[Array, " parameter"], free: Free
     ) -> tuple[Float[Array, " parameter"], Solution]:

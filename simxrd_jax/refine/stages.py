@@ -140,13 +140,15 @@ def _in_turns(
     tolerance: float,
 ) -> tuple[Float[np.ndarray, "pattern parameter"], Solution]:
     """A stage of Le Bail: partitions with all else held, then least squares with the intensities held, until both settle."""
-    *model, transforms, ties, _, data = shared
+    layout, settings, arrays, transforms, ties, restraints, data = shared
+    model = (layout, settings, arrays)
     settled = np.zeros(len(u), dtype=bool)
     turns = np.zeros(len(u), dtype=int)
     solution: Any = None
     for _ in range(stage.cycles):
         moved = np.asarray(partition_each(*model, transforms, ties, data, u, held))
-        moved, found = solve_each(*shared, _inside(moved, free, transforms), indices, TURNS, 0.1 * tolerance)
+        given = (transforms, ties, restraints, data, _inside(moved, free, transforms), indices)
+        moved, found = solve_each(*model, *given, TURNS, 0.1 * tolerance)
         moved, found = np.asarray(moved), jax.tree.map(np.asarray, found)
         before = np.inf if solution is None else solution.cost
         turns += np.where(settled, 0, found.iterations)

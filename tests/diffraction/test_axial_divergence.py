@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
+from simxrd_jax.compilation import quick_loops
 from simxrd_jax.diffraction.axial_divergence import axial_points, mean_shift, two_sided_points
 from simxrd_jax.diffraction.peak_sum import peak_sum as peak_sum_of
 from simxrd_jax.diffraction.settings import Settings
@@ -103,8 +104,8 @@ def _two_moments(s, h, angle):
 
 
 _moments = jax.jit(_two_moments)
-_forward = jax.jit(jax.jacfwd(_two_moments, argnums=(0, 1, 2)))
-_reverse = jax.jit(jax.jacrev(_two_moments, argnums=(0, 1, 2)))
+_forward = jax.jit(jax.jacfwd(_two_moments, argnums=(0, 1, 2)), compiler_options=quick_loops())
+_reverse = jax.jit(jax.jacrev(_two_moments, argnums=(0, 1, 2)), compiler_options=quick_loops())
 
 
 @pytest.mark.parametrize("edge", [(0.02, 0.02), (0.0, 0.02), (0.02, 0.0), (0.0, 0.0), (0.02, 0.01)])

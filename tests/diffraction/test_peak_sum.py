@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from scipy.special import voigt_profile
 
+from simxrd_jax.compilation import quick_loops
 from simxrd_jax.diffraction.axial_divergence import axial_points
 from simxrd_jax.diffraction.peak_sum import peak_sum as eager_peak_sum
 from simxrd_jax.diffraction.profiles import tch_pseudo_voigt
@@ -22,7 +23,7 @@ from simxrd_jax.diffraction.widths import peak_shape
 from simxrd_jax.errors import InputError
 from simxrd_jax.types import Grid, Instrument, PeakList, Specimen
 
-peak_sum = jax.jit(eager_peak_sum, static_argnums=4)
+peak_sum = jax.jit(eager_peak_sum, static_argnums=4, compiler_options=quick_loops())
 STEP = 0.02
 BROAD, NARROW = 0.085, 0.052  # instrument FWHM [deg]: 4.25 and 2.6 steps
 RANDOM = np.random.default_rng(11)
@@ -54,7 +55,7 @@ def _pattern(p: dict, bragg, instrument: Instrument, grid: Grid, settings: Setti
 
 
 _value = jax.jit(_pattern, static_argnums=4)
-_jacobian = jax.jit(jax.jacfwd(_pattern), static_argnums=4)
+_jacobian = jax.jit(jax.jacfwd(_pattern), static_argnums=4, compiler_options=quick_loops())
 
 
 def _floats(**kwargs) -> dict:
@@ -226,7 +227,7 @@ def test_fft_with_a_doublet_and_natural_widths(x64):
         replaced = dataclasses.replace(instrument, line_fwhm=line_fwhm)
         return eager_peak_sum(peaks, Specimen(grain_size=3000.0), replaced, GRIDS["10-80"], settings)
 
-    slope = jax.jit(jax.jacfwd(pattern), static_argnums=1)
+    slope = jax.jit(jax.jacfwd(pattern), static_argnums=1, compiler_options=quick_loops())
     pattern_of = jax.jit(pattern, static_argnums=1)
     for natural in (jnp.asarray(instrument.line_fwhm), None):
         dense, fft = (np.asarray(pattern_of(natural, s)) for s in (DENSE, FFT))

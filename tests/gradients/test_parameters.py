@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simxrd_jax.compilation import quick_loops
 from simxrd_jax.crystal.build import make_crystal, pad_crystal
 from simxrd_jax.crystal.reflections import make_reflections
 from simxrd_jax.diffraction.settings import REFINEMENT, Settings
@@ -69,14 +70,14 @@ def _losses(point, reflections, settings):
     return jnp.asarray(np.random.default_rng(5).normal(size=(2, grid.size))) @ pattern
 
 
-_values = jax.jit(_losses, static_argnums=2)
+_values = jax.jit(_losses, static_argnums=2, compiler_options=quick_loops())
 
 
 def _reverse(point, reflections, settings):
     return jax.jacrev(_losses)(point, reflections, settings)
 
 
-_reverse_compiled = jax.jit(_reverse, static_argnums=2)
+_reverse_compiled = jax.jit(_reverse, static_argnums=2, compiler_options=quick_loops())
 
 
 def _step(name: str, value: np.ndarray) -> float:
@@ -99,7 +100,8 @@ def _check(point, reflections, settings, leaves):
     rng = np.random.default_rng(2)
     gradient = _reverse_compiled(point, reflections, settings)
     assert all(np.all(np.isfinite(v)) for v in jax.tree.leaves(gradient))
-    push = jax.jit(lambda p, t: jax.jvp(lambda q: _losses(q, reflections, settings), (p,), (t,))[1])
+    along = lambda p, t: jax.jvp(lambda q: _losses(q, reflections, settings), (p,), (t,))[1]  # noqa: E731
+    push = jax.jit(along, compiler_options=quick_loops())
     zero = jax.tree.map(jnp.zeros_like, point)
     failures = []
     for i, name in leaves:

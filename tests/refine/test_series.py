@@ -53,10 +53,10 @@ def close(fit: Refinement | InputError, a: float) -> bool:
 def test_a_sequence_follows_a_cell_that_grows(model, heating):
     jobs = [Job(model, y, PLAN, start={**SHARP, "phases.Si.cell.a": 5.431}) for y in heating]
     alone = refine(model, heating[0], PLAN, start=jobs[0].start)
-    compiled = solver.solve_each._cache_size()
+    compiled = solver.compilations()
     followed = list(refine_sequence(jobs))
     assert [close(fit, a) for fit, a in zip(followed, CELLS, strict=True)] == [True] * 7
-    assert solver.solve_each._cache_size() == compiled
+    assert solver.compilations() == compiled
     # A sequence of one is a refinement.
     assert isinstance(followed[0], Refinement)
     np.testing.assert_array_equal(followed[0].values, alone.values)
