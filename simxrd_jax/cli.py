@@ -581,7 +581,3 @@ def _run(arguments: Sequence[str] | None) -> int:
     except MemoryError:
         _say("there is not enough memory; shorten the 2theta range or take a larger step")
         return 1
-
-
-if __name__ == "__main__":
-    main()

@@ -370,7 +370,7 @@ def test_interruption(simxrd, cif_folder: pathlib.Path, monkeypatch: pytest.Monk
 
 def test_process(cif_folder: pathlib.Path, tmp_path: pathlib.Path):
     """A process of its own: the first pattern comes soon, help sooner, and a closed pipe is no error."""
-    program = [sys.executable, "-m", "simxrd_jax.cli"]
+    program = [sys.executable, "-m", "simxrd_jax"]
     begin = time.perf_counter()
     done = subprocess.run(
         [*program, "simulate", cif_folder / "Al2O3.cif", "-o", "a.xy"], cwd=tmp_path, check=True, capture_output=True
@@ -379,7 +379,7 @@ def test_process(cif_folder: pathlib.Path, tmp_path: pathlib.Path):
     assert done.stdout == done.stderr == b""
     assert np.loadtxt(tmp_path / "a.xy").shape == (3501, 2)
     assert seconds < 10 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    command = f"'{sys.executable}' -m simxrd_jax.cli simulate '{cif_folder / 'Al2O3.cif'}' | head -1; exit ${{PIPESTATUS[0]}}"
+    command = f"'{sys.executable}' -m simxrd_jax simulate '{cif_folder / 'Al2O3.cif'}' | head -1; exit ${{PIPESTATUS[0]}}"
     piped = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=False)
     assert piped.returncode == 0
     assert piped.stderr == b""

@@ -115,7 +115,7 @@ def _phases_of_one_length(library: Library, preset: Preset, config: Config) -> l
 def first_pattern_seconds() -> float:
     """From process start to the first pattern of a CIF on standard output, imports and compilation included."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "simxrd_jax.cli", "simulate", str(FIRST_PATTERN_CIF), "--preset", "laboratory"]
+    command = [sys.executable, "-m", "simxrd_jax", "simulate", str(FIRST_PATTERN_CIF), "--preset", "laboratory"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - start
 

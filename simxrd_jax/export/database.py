@@ -61,7 +61,7 @@ def write_database(
       The manifest, which stands beside the database.
 
     Raises:
-      InputError: a file of another set, or one that cannot be written; a full disk.
+      InputError: a file of another set, one that was changed since, or one that cannot be written; a full disk.
     """
     target = check_target(path)
     about = target.with_name(target.name + MANIFEST_SUFFIX)
@@ -70,6 +70,8 @@ def write_database(
     with locked(target, "writing", lock):
         manifest = _begun(target, about, wanted)
         if manifest.complete and target.exists():
+            if target.stat().st_size != manifest.shards[0].bytes:
+                raise InputError(f"{target}: was changed since it was complete; delete it, and the same command makes it")
             say(f"{target}: the set is complete, {manifest.records:,} records; `simxrd verify` checks it")
         else:
             with writing(target):

@@ -168,7 +168,10 @@ def verify(path: str | os.PathLike[str]) -> Manifest:
     wrong = [f"{shard.file} {what}" for shard in manifest.shards if (what := _fault(folder / shard.file, shard, manifest))]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise InputError(f"{place}: {'; '.join(wrong[:3])}{more}; make the set anew in another folder")
+        raise InputError(
+            f"{place}: {'; '.join(wrong[:3])}{more}; delete what is wrong and give the command "
+            "that made the set, which makes it again"
+        )
     return manifest
 
 

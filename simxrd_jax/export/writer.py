@@ -3,7 +3,8 @@
 A shard is made in memory, written beside its place, and renamed; then the manifest lists it. What a killed run leaves is
 therefore finished shards, at most one file with the suffix .part, and at most one shard that no manifest lists yet; the
 same command checks the checksums of the listed ones, removes the rest, and makes what is missing. A shard's records follow
-from the config and its place alone, so the files are those of a run that was not killed.
+from the config and its place alone, so the files are those of a run that was not killed. A complete set that has lost a file
+is repaired in the same way.
 
 The next records are computed while a shard is being written: by one thread, at most one shard behind.
 
@@ -121,15 +122,20 @@ def write_set(
     wanted = first_manifest(job, format_name)
     _check_folder(place, wanted, hosts)  # before anything is written
     if (began := _complete(place)) is not None:
-        say(f"{place}: the set is complete, {began.records:,} records; `simxrd verify` checks its files")
-        return began
+        lost = _lost(began, place)
+        if not lost:
+            say(f"{place}: the set is complete, {began.records:,} records; `simxrd verify` checks its files")
+            return began
+        if hosts.count > 1:
+            raise InputError(f"{lost[0]}: is missing or damaged; give the command without --hosts to make it again")
+        check_same(replace(began, complete=False), wanted, place)
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
     own = place / _manifest_name(hosts)
     lock = None if hosts.count == 1 else place / f"{LOCK}-{own.stem}"
     with locked(place, "writing", lock):
         _check_folder(place, wanted, hosts)  # by now: another process may have come first, and ended
-        if (began := _complete(place)) is not None:
+        if (began := _complete(place)) is not None and not _lost(began, place):
             return began
         with writing(place):
             manifest = _sound(read_manifest(own), place, say) if own.exists() else wanted
@@ -160,6 +166,12 @@ def _complete(place: pathlib.Path) -> Manifest | None:
         with contextlib.suppress(OSError):
             path.unlink()
     return found
+
+
+def _lost(manifest: Manifest, place: pathlib.Path) -> list[pathlib.Path]:
+    """Files that are not there or have another size; their checksums are left to `simxrd verify`."""
+    paths = {place / shard.file: shard for shard in manifest.shards}
+    return [path for path, shard in paths.items() if not path.is_file() or path.stat().st_size != shard.bytes]
 
 
 def _gathered(job: Job, place: pathlib.Path, chosen: Format, wanted: Manifest, own: Manifest, hosts: Hosts) -> Manifest:
@@ -224,15 +236,15 @@ def check_same(begun: Manifest, wanted: Manifest, place: pathlib.Path) -> None:
 
 
 def _sound(begun: Manifest, place: pathlib.Path, say: Callable[[str], None]) -> Manifest:
-    """The manifest up to the first shard whose file is not what it says."""
+    """The manifest without shards whose file is not what it says."""
     kept: list[ShardEntry] = []
     for shard in begun.shards:
         path = place / shard.file
-        if not path.is_file() or entry_of(path, shard.records, shard.skipped) != shard:
-            say(f"{path}: is missing or damaged; it and what follows is made again")
-            break
-        kept.append(shard)
-    return replace(begun, shards=tuple(kept))
+        if path.is_file() and entry_of(path, shard.records, shard.skipped) == shard:
+            kept.append(shard)
+        else:
+            say(f"{path}: is missing or damaged; it is made again")
+    return replace(begun, shards=tuple(kept), complete=False)
 
 
 def _clean(place: pathlib.Path, job: Job, chosen: Format, manifest: Manifest, hosts: Hosts) -> None:
@@ -274,12 +286,13 @@ def _write_shards(
     waiting: Future[ShardEntry] | None = None
 
     def finish(manifest: Manifest, written: Future[ShardEntry]) -> Manifest:
-        manifest = replace(manifest, shards=(*manifest.shards, written.result()))
+        ordered = sorted((*manifest.shards, written.result()), key=lambda shard: shard.file)
+        manifest = replace(manifest, shards=tuple(ordered))
         write_manifest(place / _manifest_name(hosts), manifest)
         return manifest
 
-    own = _shards_of(job, hosts)
-    left = own[len(manifest.shards) :]
+    own, finished = _shards_of(job, hosts), {shard.file for shard in manifest.shards}
+    left = [index for index in own if shard_name(job, index, chosen.suffix) not in finished]
     places = [sum(job.ranges[index][1] - job.ranges[index][0] for index in some) for some in (own, left)]
     with ThreadPoolExecutor(1, thread_name_prefix="shards") as writer, bar(places[0] - places[1], places[0]) as progress:
         for index, blocks in shards(job, left, progress):

@@ -153,7 +153,7 @@ def test_formats_of_the_command_are_those_of_the_writers():
 @pytest.mark.slow
 def test_the_command_killed_twenty_times_makes_the_same_files(tmp_path, library_path, cache):
     """From start to end, compilation included: programs come from the cache."""
-    command = [sys.executable, "-m", "simxrd_jax.cli", "generate", library_path, "-n", "3000", "--preset", "ideal"]
+    command = [sys.executable, "-m", "simxrd_jax", "generate", library_path, "-n", "3000", "--preset", "ideal"]
     command += ["--shard-size", "100", "-o"]
     begun = time.monotonic()
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)

@@ -165,7 +165,7 @@ def _generate(library: str, folder: pathlib.Path, *options: object, devices: int
     """The command in a process with so many devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "simxrd_jax.cli", "generate", library, "-o", folder, *options]
+    command = [sys.executable, "-m", "simxrd_jax", "generate", library, "-o", folder, *options]
     subprocess.run([str(part) for part in command], check=True, capture_output=True, env=environment)
 
 

@@ -334,6 +334,10 @@ def test_a_database_is_complete_or_refused(written, library, tmp_path):
     before = path.read_bytes()
     write_database(job, path, library, get_preset("ideal"), say=said.append, bar=bar)
     assert "complete, 5 records" in said[0]
+    path.write_bytes(before + b"x")
+    with pytest.raises(InputError, match="was changed since it was complete; delete it"):
+        write_database(job, path, library, get_preset("ideal"), bar=bar)
+    path.write_bytes(before)
     with pytest.raises(InputError, match="another seed"):
         write_database(
             make_job(library, Request("ideal", per_structure=1, shard_size=8, values={"zero_shift": 0.25}, seed=1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -20,6 +21,7 @@ from simxrd_jax.export.formats import FORMATS
 from simxrd_jax.export.manifest import MANIFEST, differences, read_manifest
 from simxrd_jax.export.reader import read_patterns, verify
 from simxrd_jax.export.writer import write_set
+from simxrd_jax.hosts import Hosts
 from simxrd_jax.io.files import LOCK, locked
 
 from .made import FEATURES, Bar, bar, columns_of, make_job
@@ -94,8 +96,6 @@ def test_a_stopped_set_goes_on_with_the_same_bytes(shards, whole, tmp_path):
 
     def counting(done: int, total: int):
         made.append(Bar(done, total))
-        import contextlib
-
         return contextlib.nullcontext(made[-1])
 
     write_set(make_job(), folder, "npz", bar=counting)
@@ -124,7 +124,43 @@ def test_a_damaged_shard_is_made_again(damage, whole, tmp_path):
     {"cut": lambda: path.write_bytes(data[:-9]), "changed": lambda: path.write_bytes(data), "gone": path.unlink}[damage]()
     write_set(make_job(), folder, "npz", say=said.append, bar=bar)
     assert files_of(folder) == files_of(whole)
-    assert said == [f"{path}: is missing or damaged; it and what follows is made again"]
+    assert said == [f"{path}: is missing or damaged; it is made again"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_complete_set_that_lost_files_is_repaired(damage, whole, tmp_path):
+    """Only the lost ones are made; with another damaged one, which its checksum shows then."""
+    folder, said, made = pathlib.Path(shutil.copytree(whole, tmp_path / "set")), [], []
+    first, last = (folder / f"made-train-0000{i}-of-00005.npz" for i in (1, 4))
+    first.write_bytes(bytes(first.stat().st_size))
+    if damage == "cut":
+        last.write_bytes(last.read_bytes()[:-9])
+    else:
+        last.unlink()
+
+    @contextlib.contextmanager
+    def counting(done, total):
+        made.append((done, total))
+        yield Bar(done, total)
+
+    with pytest.raises(InputError, match="without --hosts"):
+        write_set(make_job(), folder, "npz", hosts=Hosts(2, 0), bar=bar)
+    write_set(make_job(), folder, "npz", say=said.append, bar=counting)
+    assert files_of(folder) == files_of(whole)
+    assert made == [(15, 23)]
+    assert said == [f"{path}: is missing or damaged; it is made again" for path in (first, last)]
+
+
+def test_a_complete_set_of_other_versions_is_not_repaired(whole, tmp_path):
+    folder = pathlib.Path(shutil.copytree(whole, tmp_path / "set"))
+    (folder / "made-train-00004-of-00005.npz").unlink()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["made_by"]["jax"] = "0.1"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    before = files_of(folder)
+    with pytest.raises(InputError, match=r"was begun under jax 0\.1 \(now .*\), and the rest would differ"):
+        write_set(make_job(), folder, "npz", bar=bar)
+    assert files_of(folder) == before
 
 
 def test_a_complete_set_is_left_alone(whole, tmp_path):

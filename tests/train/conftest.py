@@ -123,7 +123,7 @@ def write_config(path: pathlib.Path, config: TrainConfig) -> None:
 
 def killed(command: list[str], when: Callable[[], bool], delay: float, timeout: float = 300) -> int:
     """Exit code of a process that is killed a while after something has happened; that of its end if it ends before."""
-    process = subprocess.Popen([sys.executable, "-m", "simxrd_jax.cli", *command], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "simxrd_jax", *command], stderr=subprocess.DEVNULL)
     end = time.monotonic() + timeout
     while process.poll() is None and not when():
         assert time.monotonic() < end

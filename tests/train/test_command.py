@@ -322,7 +322,7 @@ def test_a_damaged_checkpoint_leaves_no_traceback_in_the_terminal(run, pattern):
     for path in (run / "checkpoints").rglob("d/*"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     for _ in range(5):
-        command = [sys.executable, "-m", "simxrd_jax.cli", "predict", str(run), str(pattern)]
+        command = [sys.executable, "-m", "simxrd_jax", "predict", str(run), str(pattern)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1, done.stderr

@@ -34,7 +34,7 @@ def _start(config: TrainConfig, folder: pathlib.Path, count: int = 2, devices: i
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "simxrd_jax.cli", "train", str(path), "-o", str(folder), "--hosts", str(count)]
+    command = [sys.executable, "-m", "simxrd_jax", "train", str(path), "-o", str(folder), "--hosts", str(count)]
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
     return [
         subprocess.Popen(
