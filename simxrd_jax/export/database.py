@@ -48,7 +48,7 @@ def write_database(
     """Writes a set of simulated patterns into an ASE database, or goes on with one that was stopped.
 
     A row has the keys of `io.simxrd_db`, the atoms of the structure's conventional cell, and in its data the structure's
-    identifier, the random key and all conditions that vary.
+    identifier, the random key and all conditions that vary, and of a mixture its phases and their mass fractions.
 
     Args:
       job: what to write; a shard of it is a transaction.
@@ -172,6 +172,7 @@ class _RowMaker:
                 "structure_id": str(columns["structure_id"][i]),
                 "key_data": columns["key_data"][i].tolist(),
                 "conditions": values,
+                **{name: columns[name][i].tolist() for name in ("phases", "mass_fraction") if name in columns},
             }
             made.append((atoms, pairs, data))
         return made

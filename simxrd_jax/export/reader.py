@@ -26,6 +26,7 @@ from simxrd_jax.export.database import MANIFEST_SUFFIX
 from simxrd_jax.export.features import TEXT, Columns, Record
 from simxrd_jax.export.formats import DAMAGE, Shard, get_format
 from simxrd_jax.export.manifest import MANIFEST, Manifest, ShardEntry, read_manifest
+from simxrd_jax.export.writer import host_manifests
 from simxrd_jax.io.files import file_digest
 
 OPEN_SHARDS = 8  # at once; an npz shard is in memory while it is open
@@ -59,9 +60,7 @@ class PatternSet:
         self._folder = pathlib.Path(folder)
         if self._folder.is_file():
             raise InputError(f"{self._folder}: is a file; name the folder of a set, and read an ASE database with ase.db")
-        self.manifest = read_manifest(self._folder / MANIFEST)
-        if not self.manifest.complete:
-            raise InputError(f"{self._folder}: the set is not complete; give the command that makes it again")
+        self.manifest = _complete_manifest(self._folder)
         self._ends = list(itertools.accumulate(shard.records for shard in self.manifest.shards))
         self._format = get_format(self.manifest.format)
         self._open: _Open | None = _no_open(os.getpid())
@@ -145,6 +144,27 @@ def read_patterns(folder: str | os.PathLike[str]) -> PatternSet:
     return PatternSet(folder)
 
 
+def _complete_manifest(place: pathlib.Path) -> Manifest:
+    """The manifest of a folder or an ASE database.
+
+    Raises:
+      InputError: there is none, or the set is not complete.
+    """
+    parts: list[pathlib.Path] = []
+    if place.is_file():
+        path = place.with_name(place.name + MANIFEST_SUFFIX)
+    else:
+        path = place / MANIFEST
+        if place.is_dir() and not path.exists():
+            parts = host_manifests(place)  # of hosts that are still writing, or were stopped
+    found = [read_manifest(each) for each in parts or [path]]
+    if parts or not found[0].complete:
+        records = sum(each.records for each in found)
+        whose = " on every host" if parts else ""
+        raise InputError(f"{place}: the set is not complete, {records:,} records; give the command that makes it again{whose}")
+    return found[0]
+
+
 def verify(path: str | os.PathLike[str]) -> Manifest:
     """Checks every file of a set: size, checksum, number of records, and one record of each.
 
@@ -158,13 +178,8 @@ def verify(path: str | os.PathLike[str]) -> Manifest:
       InputError: what is wrong; the first three files of it.
     """
     place = pathlib.Path(path)
-    is_database = place.is_file()
-    manifest = read_manifest(place.with_name(place.name + MANIFEST_SUFFIX) if is_database else place / MANIFEST)
-    folder = place.parent if is_database else place
-    if not manifest.complete:
-        raise InputError(
-            f"{place}: the set is not complete, {manifest.records:,} records; give the command that makes it again"
-        )
+    manifest = _complete_manifest(place)
+    folder = place.parent if place.is_file() else place
     wrong = [f"{shard.file} {what}" for shard in manifest.shards if (what := _fault(folder / shard.file, shard, manifest))]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""

@@ -150,7 +150,7 @@ def _manifest_name(hosts: Hosts) -> str:
     return MANIFEST if hosts.count == 1 else f"host-{hosts.index:05d}-of-{hosts.count:05d}.json"
 
 
-def _host_manifests(place: pathlib.Path) -> list[pathlib.Path]:
+def host_manifests(place: pathlib.Path) -> list[pathlib.Path]:
     """Manifests of single hosts that a folder holds."""
     return sorted(path for path in place.iterdir() if PART_OF_HOST.fullmatch(path.name))
 
@@ -162,7 +162,7 @@ def _complete(place: pathlib.Path) -> Manifest | None:
     found = read_manifest(place / MANIFEST)
     if not found.complete:
         return None
-    for path in _host_manifests(place):
+    for path in host_manifests(place):
         with contextlib.suppress(OSError):
             path.unlink()
     return found
@@ -179,7 +179,7 @@ def _gathered(job: Job, place: pathlib.Path, chosen: Format, wanted: Manifest, o
     with locked(place, "gathering", wait=True):
         if (complete := _complete(place)) is not None:
             return complete
-        parts = [read_manifest(path) for path in _host_manifests(place)]
+        parts = [read_manifest(path) for path in host_manifests(place)]
         if len(parts) < hosts.count or not all(part.complete for part in parts):
             return replace(own, complete=False)
         for part in parts:
@@ -211,7 +211,7 @@ def _check_folder(place: pathlib.Path, wanted: Manifest, hosts: Hosts) -> None:
         if hosts.count > 1 and not begun.complete:
             raise InputError(f"{place}: was begun by one host; go on without --hosts, or give another folder")
         return
-    others = _host_manifests(place)
+    others = host_manifests(place)
     for path in others:
         count = int(path.stem.rpartition("-")[2])
         if count != hosts.count:

@@ -16,6 +16,7 @@ from simxrd_jax.export.formats import FORMATS
 from simxrd_jax.export.manifest import MANIFEST
 from simxrd_jax.export.reader import OPEN_SHARDS, read_patterns, verify
 from simxrd_jax.export.writer import write_set
+from simxrd_jax.hosts import Hosts
 
 from .made import FEATURES, bar, columns_of, make_job
 
@@ -128,6 +129,15 @@ def test_a_set_that_is_not_complete_is_not_read(folder, tmp_path):
     for action in (read_patterns, verify):
         with pytest.raises(InputError, match="is not complete"):
             action(copy)
+
+
+def test_a_set_that_hosts_still_write_is_not_complete(tmp_path):
+    write_set(make_job(), tmp_path, "npz", hosts=Hosts(2, 0), bar=bar)
+    for action in (read_patterns, verify):
+        with pytest.raises(
+            InputError, match="is not complete, 13 records; .* again on every host"
+        ):
+            action(tmp_path)
 
 
 def test_what_is_no_set_is_refused(tmp_path):

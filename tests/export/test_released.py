@@ -26,7 +26,8 @@ from simxrd_jax.export.writer import write_set
 from simxrd_jax.io.simxrd_db import KEYS, SYSTEM_CODES, WAVELENGTH, SimxrdDatabase, parse_row, row_pairs, spacing_text
 from simxrd_jax.library.extinction import extinction_groups
 from simxrd_jax.library.store import Library
-from simxrd_jax.presets import get_preset
+from simxrd_jax.library.stream import Impurities
+from simxrd_jax.presets import Uniform, get_preset
 
 from .made import bar
 
@@ -321,6 +322,16 @@ def test_what_is_written_is_read_as_a_released_database(written):
         assert row.space_group == columns["space_group"][i]
         assert (row.grain_size, row.orientation, row.displacement) == (0.0, (0.0, 0.0), 0.0)
     verify(path)
+
+
+def test_a_mixtures_phases_are_in_its_data(library, tmp_path):
+    preset, mixed = get_preset("ideal"), Impurities(count=2, probability=0.5, mass_fraction=Uniform(0.1, 0.3))
+    job = make_job(library, Request(preset, count=6, impurities=mixed, shard_size=8))
+    write_database(job, tmp_path / "mixed.db", library, preset, bar=bar)
+    columns = next(job.blocks([(0, 6)])).columns
+    for i, row in enumerate(ase.db.connect(tmp_path / "mixed.db").select()):
+        assert row.data.phases == columns["phases"][i].tolist()
+        assert row.data.mass_fraction == columns["mass_fraction"][i].tolist()
 
 
 def test_a_database_is_complete_or_refused(written, library, tmp_path):
