@@ -134,9 +134,7 @@ def test_a_set_that_is_not_complete_is_not_read(folder, tmp_path):
 def test_a_set_that_hosts_still_write_is_not_complete(tmp_path):
     write_set(make_job(), tmp_path, "npz", hosts=Hosts(2, 0), bar=bar)
     for action in (read_patterns, verify):
-        with pytest.raises(
-            InputError, match="is not complete, 13 records; .* again on every host"
-        ):
+        with pytest.raises(InputError, match=r"is not complete, 13 records; .* again on every host"):
             action(tmp_path)
 
 
