@@ -26,7 +26,7 @@ from simxrd_jax.errors import InputError
 from simxrd_jax.export.features import CONDITION_PREFIX, Columns
 from simxrd_jax.export.manifest import Manifest, entry_of, read_manifest, write_manifest
 from simxrd_jax.export.writer import Job, Progress, check_same, first_manifest, shards, writing
-from simxrd_jax.io.files import locked
+from simxrd_jax.io.files import locked, read_only
 from simxrd_jax.io.simxrd_db import PARAMETERS, row_pairs, spacing_text
 from simxrd_jax.io.xy import PART_SUFFIX, check_target
 from simxrd_jax.library.store import Library
@@ -68,20 +68,34 @@ def write_database(
     wanted = first_manifest(job, FORMAT)
     lock = target.with_name(f".{target.name}.lock")
     with locked(target, "writing", lock):
-        manifest = _begun(target, about, wanted)
-        if manifest.complete and target.exists():
-            if target.stat().st_size != manifest.shards[0].bytes:
-                raise InputError(f"{target}: was changed since it was complete; delete it, and the same command makes it")
-            say(f"{target}: the set is complete, {manifest.records:,} records; `simxrd verify` checks it")
-        else:
+        try:
+            manifest = _begun(target, about, wanted)
+            if manifest.complete and target.exists():
+                if target.stat().st_size != manifest.shards[0].bytes:
+                    raise InputError(f"{target}: was changed since it was complete; delete it, and the same command makes it")
+                say(f"{target}: the set is complete, {manifest.records:,} records; `simxrd verify` checks it")
+                return manifest
             with writing(target):
                 write_manifest(about, replace(manifest, shards=(), complete=False))
                 if not target.exists():
                     _write_rows(job, target, _RowMaker(library, preset), bar)
+                elif count_rows(target) != job.places:  # a killed run had renamed it, or it is another's
+                    raise InputError(f"{target}: is not the database that was begun here; delete it or give another name")
                 manifest = replace(wanted, shards=(entry_of(target, job.places),), complete=True)
                 write_manifest(about, manifest)
-        lock.unlink(missing_ok=True)
+        finally:
+            lock.unlink(missing_ok=True)
     return manifest
+
+
+def count_rows(path: pathlib.Path) -> int | None:
+    """Rows of an ASE database; None if the file is none."""
+    try:
+        with contextlib.closing(read_only(path)) as connection:
+            (count,) = connection.execute("select count(*) from systems").fetchone()
+    except sqlite3.Error:
+        return None
+    return count
 
 
 def _begun(target: pathlib.Path, about: pathlib.Path, wanted: Manifest) -> Manifest:
@@ -110,7 +124,7 @@ def _write_rows(
     try:
         done = database.count()
         with bar(done, job.places) as progress:
-            left = [index for index, (_, stop) in enumerate(job.ranges) if stop > done]
+            left = range(done // job.shard_size, job.shard_count)  # transactions are whole
             for _, blocks in shards(job, left, progress):
                 with database:
                     for block in blocks:

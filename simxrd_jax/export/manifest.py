@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from simxrd_jax.io.xy import write_together
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
+SHARD_NUMBER = re.compile(r"-(\d{5})-of-(\d{5})")
+PART_OF_HOST = re.compile(r"host-(\d{5})-of-(\d{5})\.json")  # manifest of one host's shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,13 +124,29 @@ def read_manifest(path: pathlib.Path) -> Manifest:
             )
             for shard in content["shards"]
         )
+        _check_shards(
+            shards, int(content["records"]), whole=bool(content["complete"]) and not PART_OF_HOST.fullmatch(path.name)
+        )
         features = tuple(from_json(each) for each in content["features"])
         config, made_by, about = (dict(content[key]) for key in ("config", "made_by", "about"))
         return Manifest(config, made_by, about, features, str(content["format"]), shards, bool(content["complete"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: is damaged ({error!r}); make the set anew in another folder") from None
+        raise InputError(
+            f"{path}: is damaged ({type(error).__name__}: {error}); make the set anew in another folder"
+        ) from None
+
+
+def _check_shards(shards: Sequence[ShardEntry], records: int, *, whole: bool) -> None:
+    """Raises ValueError where the files that are listed cannot be those of the set."""
+    if records != sum(shard.records for shard in shards):
+        raise ValueError("its files do not hold its records")
+    numbers = [tuple(map(int, found.groups())) for shard in shards if (found := SHARD_NUMBER.search(shard.file))]
+    if len(set(shards)) < len(shards) or len(set(numbers)) < len(numbers):
+        raise ValueError("it lists a file twice")
+    if whole and (not shards or (numbers and len(shards) != numbers[0][1])):
+        raise ValueError("it does not list all files")
 
 
 def _plain_name(name: Any) -> str:

@@ -12,7 +12,6 @@ import bisect
 import itertools
 import os
 import pathlib
-import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ import numpy as np
 
 from simxrd_jax.errors import InputError
 from simxrd_jax.export.database import FORMAT as DATABASE
-from simxrd_jax.export.database import MANIFEST_SUFFIX
+from simxrd_jax.export.database import MANIFEST_SUFFIX, count_rows
 from simxrd_jax.export.features import TEXT, Columns, Record
 from simxrd_jax.export.formats import DAMAGE, Shard, get_format
 from simxrd_jax.export.manifest import MANIFEST, Manifest, ShardEntry, read_manifest
@@ -201,13 +200,14 @@ def _fault(path: pathlib.Path, shard: ShardEntry, manifest: Manifest) -> str:
         return "has another checksum"
     try:
         if manifest.format == DATABASE:
-            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
-                (count,) = connection.execute("select count(*) from systems").fetchone()
+            count = count_rows(path)
+            if count is None:
+                return "is no ASE database"
         else:
             opened = get_format(manifest.format).open(path, manifest.features)
             count = len(opened)
             if count:
                 opened.record(count - 1)
-    except (*DAMAGE, sqlite3.Error) as error:
+    except DAMAGE as error:
         return f"cannot be read ({str(error).partition(chr(10))[0]})"
     return "" if count == shard.records else f"holds {count:,} records, not {shard.records:,}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from simxrd_jax.library.extinction_table import EXTINCTION_GROUP
 
 DATASET = "simxrd"
 BLOCK = 256  # rows read at once
+GRID_ROWS = 32  # that say which points a database has
 # What simulation_param holds, as it is stored: the script's grain size is used in a width of another unit than its name says.
 STORED = dict(
     zip(
@@ -83,20 +85,28 @@ def released_features(points: int) -> tuple[Feature, ...]:
 
 
 def _grid(database: SimxrdDatabase) -> tuple[int, float]:
-    """Points and step of the first good row, which all others must have.
+    """Points and step that all rows must have: those of most of the first good rows.
 
     Raises:
       InputError: there is none.
     """
     first = ""
+    found: Counter[tuple[int, float]] = Counter()
     for index in range(len(database)):
         try:
-            row = database[index]
+            found[_grid_of(database[index])] += 1
         except InputError as error:
             first = first or str(error)
-            continue
-        return row.intensity.size, round(row.two_theta[1], 6)
-    raise InputError(f"no row can be used; the first reason: {first}")
+        if found.total() == GRID_ROWS:
+            break
+    if not found:
+        raise InputError(f"no row can be used; the first reason: {first}")
+    return found.most_common(1)[0][0]
+
+
+def _grid_of(row: SimxrdRow) -> tuple[int, float]:
+    """Points and step of a row. [-, deg]"""
+    return row.intensity.size, round(row.two_theta[1], 6)
 
 
 def _blocks(database: SimxrdDatabase, points: int, step: float, ranges: Sequence[tuple[int, int]]) -> Iterator[Block]:
@@ -107,7 +117,7 @@ def _blocks(database: SimxrdDatabase, points: int, step: float, ranges: Sequence
             number = database.numbers[index]
             try:
                 row = database[index]
-                if row.intensity.size != points or round(row.two_theta[1], 6) != step:
+                if _grid_of(row) != (points, step):
                     raise InputError(
                         f"has {row.intensity.size} points in steps of {row.two_theta[1]:g} deg, others {points} of {step:g}"
                     )

@@ -5,6 +5,7 @@ TensorFlow itself is not needed: a prepared data set is read as `builder.as_data
 
 from __future__ import annotations
 
+import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,10 +13,13 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from simxrd_jax.errors import InputError
 from simxrd_jax.export.card import CARD, CROISSANT, Description, card_text, croissant_text
 from simxrd_jax.export.features import CONDITION_PREFIX, TEXT, Feature
 from simxrd_jax.export.writer import Job
 from simxrd_jax.io.xy import write_together
+
+SETTINGS = "settings.json"
 
 
 def tfds_features(features: Sequence[Feature]) -> tfds.features.FeaturesDict:
@@ -67,15 +71,20 @@ class PatternBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, split: str, job: Job) -> Iterator[tuple[int, dict[str, Any]]]:
         number, left_out = 0, self.left_out.setdefault(split, [])
-        for block in job.blocks(job.ranges):
+        for block in job.blocks([(0, job.places)]):
             left_out += block.skipped
             for i in range(len(block.columns[job.features[0].name])):
                 yield number, _example({name: values[i] for name, values in block.columns.items()}, job.features)
                 number += 1
 
-    # The base class wraps its own in a logger, which a type checker takes for another kind of thing.
+    # The base class wraps its own in loggers, which a type checker takes for another kind of thing.
     def download_and_prepare(self, **options: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As of TensorFlow Datasets; afterwards README.md and croissant.json are written."""
+        """As of TensorFlow Datasets; afterwards README.md, croissant.json and settings.json are written.
+
+        Raises:
+          InputError: the folder holds what other settings made under the same name.
+        """
+        self._check_settings()
         super().download_and_prepare(**options)
         folder = pathlib.Path(self.data_path)
         if not (folder / CARD).exists():
@@ -85,7 +94,30 @@ class PatternBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             card = card_text(about, splits)
             for split, reasons in self.left_out.items():
                 card += "".join(f"\nLeft out of {split}: {source}, {reason}" for source, reason in reasons)
-            write_together({folder / CARD: card.rstrip() + "\n", folder / CROISSANT: croissant_text(about, files)})
+            settings = json.dumps(self._settings(), indent=1) + "\n"
+            texts = {CARD: card.rstrip() + "\n", CROISSANT: croissant_text(about, files), SETTINGS: settings}
+            write_together({folder / name: text for name, text in texts.items()})
+
+    def as_data_source(self, *arguments: Any, **options: Any) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As of TensorFlow Datasets.
+
+        Raises:
+          InputError: as `download_and_prepare`.
+        """
+        self._check_settings()
+        return super().as_data_source(*arguments, **options)
+
+    def _settings(self) -> dict[str, Any]:
+        """All that decides the records, as JSON has it."""
+        return json.loads(json.dumps({split: job.config for split, job in self.jobs().items()}))
+
+    def _check_settings(self) -> None:
+        """TensorFlow Datasets knows a configuration by its name, and would read other records as these."""
+        path = pathlib.Path(self.data_path) / SETTINGS
+        if path.exists() and json.loads(path.read_text(encoding="utf-8")) != self._settings():
+            raise InputError(
+                f"{path.parent}: was prepared under other settings of the same name; name the config otherwise or delete it"
+            )
 
 
 def _example(record: Mapping[str, Any], features: Sequence[Feature]) -> dict[str, Any]:

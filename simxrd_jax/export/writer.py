@@ -16,7 +16,6 @@ killed is started again and goes on with its own.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import pathlib
 import re
@@ -30,6 +29,7 @@ from simxrd_jax.export.features import Columns, Feature, checked_columns, joined
 from simxrd_jax.export.formats import Format, get_format
 from simxrd_jax.export.manifest import (
     MANIFEST,
+    PART_OF_HOST,
     Manifest,
     ShardEntry,
     differences,
@@ -44,7 +44,6 @@ from simxrd_jax.train.logs import surroundings
 
 MADE_BY = ("simxrd_jax", "git_commit", "jax", "device")  # of `surroundings`: what decides the bits besides the config
 MAX_SHARDS = 99_999
-PART_OF_HOST = re.compile(r"host-(\d{5})-of-(\d{5})\.json")  # manifest of one host's shards
 
 
 class Block(NamedTuple):
@@ -78,10 +77,14 @@ class Job:
     about: Mapping[str, Any]
     blocks: Callable[[Sequence[tuple[int, int]]], Iterator[Block]]
 
-    @functools.cached_property
-    def ranges(self) -> list[tuple[int, int]]:
-        """First place and one past the last of each shard."""
-        return [(first, min(first + self.shard_size, self.places)) for first in range(0, self.places, self.shard_size)]
+    @property
+    def shard_count(self) -> int:
+        """Files that the set has."""
+        return -(-self.places // self.shard_size)
+
+    def range_of(self, index: int) -> tuple[int, int]:
+        """First place and one past the last of a shard."""
+        return index * self.shard_size, min((index + 1) * self.shard_size, self.places)
 
 
 class Progress(Protocol):
@@ -117,8 +120,8 @@ def write_set(
         written; a full disk. What was finished stays.
     """
     place, chosen = pathlib.Path(folder), get_format(format_name)
-    if len(job.ranges) > MAX_SHARDS:
-        raise InputError(f"{len(job.ranges):,} shards are more than {MAX_SHARDS:,}; choose a larger shard size")
+    if job.shard_count > MAX_SHARDS:
+        raise InputError(f"{job.shard_count:,} shards are more than {MAX_SHARDS:,}; choose a larger shard size")
     wanted = first_manifest(job, format_name)
     _check_folder(place, wanted, hosts)  # before anything is written
     if (began := _complete(place)) is not None:
@@ -185,7 +188,7 @@ def _gathered(job: Job, place: pathlib.Path, chosen: Format, wanted: Manifest, o
         for part in parts:
             check_same(replace(part, complete=False), wanted, place)
         entries = {entry.file: entry for part in parts for entry in part.shards}
-        shards = tuple(entries[shard_name(job, index, chosen.suffix)] for index in range(len(job.ranges)))
+        shards = tuple(entries[shard_name(job, index, chosen.suffix)] for index in range(job.shard_count))
         _remove(place, lambda name: name.startswith(BESIDE_PREFIX) and name.endswith(PART_SUFFIX))
         write_manifest(place / MANIFEST, replace(wanted, shards=shards, complete=True))
         complete = _complete(place)
@@ -264,12 +267,12 @@ def _remove(place: pathlib.Path, which: Callable[[str], bool]) -> None:
 
 def _shards_of(job: Job, hosts: Hosts) -> range:
     """Indices of a host's shards."""
-    return range(hosts.index, len(job.ranges), hosts.count)
+    return range(hosts.index, job.shard_count, hosts.count)
 
 
 def shard_name(job: Job, index: int, suffix: str) -> str:
     """Name of a shard's file, as TensorFlow Datasets names them for ArrayRecord."""
-    tail = f"{index:05d}-of-{len(job.ranges):05d}"
+    tail = f"{index:05d}-of-{job.shard_count:05d}"
     # Other programs know a file by the end of its name.
     return f"{job.name}-{job.part}.{suffix}-{tail}" if suffix == "array_record" else f"{job.name}-{job.part}-{tail}.{suffix}"
 
@@ -293,7 +296,7 @@ def _write_shards(
 
     own, finished = _shards_of(job, hosts), {shard.file for shard in manifest.shards}
     left = [index for index in own if shard_name(job, index, chosen.suffix) not in finished]
-    places = [sum(job.ranges[index][1] - job.ranges[index][0] for index in some) for some in (own, left)]
+    places = [sum(stop - start for start, stop in map(job.range_of, some)) for some in (own, left)]
     with ThreadPoolExecutor(1, thread_name_prefix="shards") as writer, bar(places[0] - places[1], places[0]) as progress:
         for index, blocks in shards(job, left, progress):
             if waiting is not None:
@@ -309,9 +312,9 @@ def _write_shards(
 
 def shards(job: Job, indices: Sequence[int], progress: Progress) -> Iterator[tuple[int, list[Block]]]:
     """Some shards of a set one after the other: index and blocks."""
-    made = job.blocks([job.ranges[index] for index in indices])
+    made = job.blocks([job.range_of(index) for index in indices])
     for index in indices:
-        start, stop = job.ranges[index]
+        start, stop = job.range_of(index)
         blocks: list[Block] = []
         while start < stop:
             block = next(made)

@@ -1,11 +1,14 @@
-"""Host zone. Checksums of files, and folders that one process writes to at a time."""
+"""Host zone. Checksums of files, databases that are only read, and folders that one process writes to at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import pathlib
+import sqlite3
+import urllib.parse
 from collections.abc import Iterator
+from typing import Any
 
 from simxrd_jax.errors import InputError
 
@@ -20,6 +23,11 @@ def file_digest(path: pathlib.Path) -> str:
         while block := stream.read(BLOCK):
             total.update(block)
     return total.hexdigest()
+
+
+def read_only(path: pathlib.Path, **options: Any) -> sqlite3.Connection:
+    """A connection to an SQLite database that cannot change it; `options` are those of sqlite3.connect."""
+    return sqlite3.connect(f"file:{urllib.parse.quote(str(path.resolve()))}?mode=ro", uri=True, **options)
 
 
 @contextlib.contextmanager

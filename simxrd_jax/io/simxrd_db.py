@@ -20,7 +20,6 @@ import os
 import pathlib
 import re
 import sqlite3
-import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ import numpy as np
 from jaxtyping import Float
 
 from simxrd_jax.errors import InputError
+from simxrd_jax.io.files import read_only
 from simxrd_jax.io.measured import MAX_NEGATIVE, system_of
 
 KEYS = ("latt_dis", "intensity", "tager", "chem_form", "simulation_param")
@@ -42,6 +42,7 @@ SYSTEM_CODES = {
 LETTERS = "PABCIFR"
 TAGER = re.compile(r"\[\s*(\d{1,3})\s*,\s*([1-7])\s*,\s*(['\"])([A-Z])\3\s*\]")
 FORMULA = re.compile(r"([A-Z][a-z]?\d*(\.\d+)?)+")
+MAX_NUMBER = 2**31 - 1  # of a row
 MAX_TEXT = 10_000_000  # characters of a list; a pattern of 3,501 points has 70,000
 STEP_TOLERANCE = 1e-2  # of the step, within which an axis counts as uniform in 2theta
 MIN_POINTS = 10
@@ -91,11 +92,14 @@ class SimxrdDatabase:
         if not self._path.is_file():
             raise InputError(f"{self._path}: no such file; name a SimXRD database (.db)")
         try:
-            self.numbers = [int(n) for (n,) in self._connection().execute("select id from systems order by id")]
+            numbers = [number for (number,) in self._connection().execute("select id from systems order by id")]
         except sqlite3.Error as error:
             raise InputError(
                 f"{self._path}: is not an ASE database that can be read ({error}); give a released SimXRD database"
             ) from None
+        if not all(isinstance(number, int) and 0 < number <= MAX_NUMBER for number in numbers):
+            raise InputError(f"{self._path}: has rows numbered beyond 1 to {MAX_NUMBER}; give a released SimXRD database")
+        self.numbers: list[int] = numbers
         if not self.numbers:
             raise InputError(f"{self._path}: the database has no rows; give one that holds patterns")
 
@@ -125,8 +129,7 @@ class SimxrdDatabase:
     def _connection(self) -> sqlite3.Connection:
         """A connection of this process: SQLite's are not carried through a fork."""
         if self._open is None or self._open[0] != os.getpid():
-            address = f"file:{urllib.parse.quote(str(self._path.resolve()))}?mode=ro"
-            self._open = os.getpid(), sqlite3.connect(address, uri=True, check_same_thread=False)
+            self._open = os.getpid(), read_only(self._path, check_same_thread=False)
         return self._open[1]
 
     def close(self) -> None:
@@ -200,13 +203,19 @@ def _numbers(text: str, key: str) -> np.ndarray:
         raise InputError(f"its {key} has {len(values)} values, too few for a pattern")
     if not _are_numbers(values):
         raise InputError(f"its {key} holds something that is no number")
+    numbers = _floats(values)
+    if numbers is None:
+        raise InputError(f"its {key} holds a value that is not finite, or too large")
+    return numbers
+
+
+def _floats(values: list[Any]) -> np.ndarray | None:
+    """Numbers as an array; None where one is no float32, as which they are written."""
     try:
         numbers = np.array(values, dtype=np.float64)
-    except (OverflowError, ValueError):
-        raise InputError(f"its {key} holds a number that is too large") from None
-    if not np.isfinite(numbers).all():
-        raise InputError(f"its {key} holds a value that is not finite")
-    return numbers
+    except OverflowError:
+        return None
+    return numbers if bool((np.abs(numbers) <= np.finfo(np.float32).max).all()) else None
 
 
 def _axis(spacing: np.ndarray) -> tuple[float, float]:
@@ -224,7 +233,7 @@ def _conditions(text: str) -> tuple[float, tuple[float, float], float, float]:
     values = _list(text, "simulation_param")
     if len(values) == 4 and isinstance(values[1], list) and len(values[1]) == 2:
         flat = [values[0], *values[1], values[2], values[3]]
-        if _are_numbers(flat) and np.isfinite(np.array(flat, dtype=np.float64)).all():
+        if _are_numbers(flat) and _floats(flat) is not None:
             grain, below, above, displacement, shift = map(float, flat)
             return grain, (below, above), displacement, shift
     raise InputError(

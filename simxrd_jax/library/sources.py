@@ -14,7 +14,6 @@ import json
 import os
 import pathlib
 import sqlite3
-import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +21,7 @@ import numpy as np
 
 from simxrd_jax.crystal.structure import CrystalStructure, with_found_symmetry
 from simxrd_jax.errors import InputError
-from simxrd_jax.io.files import file_digest
+from simxrd_jax.io.files import file_digest, read_only
 from simxrd_jax.io.structures import StructureSet, from_ase, from_pymatgen, read_npz
 from simxrd_jax.library.record import GivenCell
 from simxrd_jax.library.store import SUFFIX, is_library
@@ -209,11 +208,10 @@ class AseDatabase:
         self.name = path.name
         self._path = path
         # Asked of SQLite itself: ASE would make its tables in a file that has none, and an object for each row.
-        address = f"file:{urllib.parse.quote(str(path.resolve()))}?mode=ro"
         try:
-            with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
+            with contextlib.closing(read_only(path)) as connection:
                 self._rows = [int(row) for (row,) in connection.execute("select id from systems order by id")]
-        except sqlite3.Error:
+        except (sqlite3.Error, TypeError, ValueError):
             raise InputError(f"{path}: is not an ASE database; give one with the table systems, or {KINDS}") from None
         if not self._rows:
             raise InputError(f"{path}: the database has no rows; give one that holds structures")

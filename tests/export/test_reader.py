@@ -113,6 +113,7 @@ def test_verify_counts_and_names_three_of_many(folder, tmp_path):
     copy = pathlib.Path(shutil.copytree(folder, tmp_path / "set"))
     content = json.loads((copy / MANIFEST).read_text())
     content["shards"][2]["records"] = 4
+    content["records"] += 1
     (copy / MANIFEST).write_text(json.dumps(content))
     with pytest.raises(InputError, match="holds 3 records, not 4"):
         verify(copy)
@@ -129,6 +130,25 @@ def test_a_set_that_is_not_complete_is_not_read(folder, tmp_path):
     for action in (read_patterns, verify):
         with pytest.raises(InputError, match="is not complete"):
             action(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.update(shards=c["shards"][:2]), "its files do not hold its records"),
+        (lambda c: c.update(shards=c["shards"][:2], records=6), "it does not list all files"),
+        (lambda c: c.update(shards=[], records=0), "it does not list all files"),
+        (lambda c: c.update(shards=c["shards"][:2] * 2, records=12), "it lists a file twice"),
+        (lambda c: c.update(shards=None), "is damaged"),
+    ],
+)
+def test_a_manifest_that_lists_other_files_than_the_sets_is_damaged(change, words, folder, tmp_path):
+    content = json.loads((folder / MANIFEST).read_text())
+    change(content)
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    for action in (read_patterns, verify):
+        with pytest.raises(InputError, match=words):
+            action(tmp_path)
 
 
 def test_a_set_that_hosts_still_write_is_not_complete(tmp_path):

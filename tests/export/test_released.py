@@ -179,6 +179,9 @@ BAD_ROWS = [
     (_with(chem_form=""), "is no formula"),
     (_with(simulation_param="[1, 2, 3, 4]"), "is not"),
     (_with(simulation_param="[1, [2, NaN], 3, 4]"), "is not"),
+    (_with(simulation_param=f"[{10**400}, [0, 0], 0, 0]"), "is not"),
+    (_with(simulation_param="[1e60, [0, 0], 0, 0]"), "is not"),
+    (_with(intensity=_numbers(lambda v: [1e60, *v[1:]])), "too large"),
     ("not json", "no JSON"),
     ("[1, 2]", "no mapping"),
     ("[" * 100_000, "no JSON"),
@@ -210,6 +213,23 @@ def test_a_row_of_another_grid_is_skipped(tmp_path):
         ("row 2", "has 39 points in steps of 0.5 deg, others 40 of 0.5"),
         ("row 3", "has 40 points in steps of 0.4 deg, others 40 of 0.5"),
     ]
+
+
+def test_the_grid_is_that_of_most_rows_not_of_the_first(tmp_path):
+    shorter = row_pairs(spacing_text(TWO_THETA[:-1], WAVELENGTH), np.ones(POINTS - 1), 62, "P", "Si", (1, 0, 0, 0, 0))
+    path = make_database(tmp_path / "rows.db", [shorter, good_pairs(), good_pairs()])
+    manifest = write_set(released_job(path, "train", 5), tmp_path / "set", "npz", bar=bar)
+    assert manifest.skipped == [("row 1", "has 39 points in steps of 0.5 deg, others 40 of 0.5")]
+
+
+@pytest.mark.parametrize("number", [2**31, -3, "'text'", "null"])
+def test_rows_whose_numbers_are_no_numbers_are_refused(number, tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "rows.db")) as connection:
+        connection.execute("create table systems (id, key_value_pairs text)")
+        connection.execute(f"insert into systems values ({number}, '{{}}')")
+        connection.commit()
+    with pytest.raises(InputError, match="has rows numbered beyond 1 to 2147483647"):
+        SimxrdDatabase(tmp_path / "rows.db")
 
 
 @pytest.mark.parametrize("name", ["array_record", "npz", "hdf5", "parquet"])
@@ -358,10 +378,20 @@ def test_a_database_is_complete_or_refused(written, library, tmp_path):
             bar=bar,
         )
     assert path.read_bytes() == before
+    # Another file where that of a killed run would be renamed to.
+    text = manifest.read_text()
+    manifest.write_text(json.dumps({**json.loads(text), "complete": False, "shards": [], "records": 0}))
+    path.write_bytes(b"mine")
+    with pytest.raises(InputError, match="is not the database that was begun here"):
+        write_database(job, path, library, get_preset("ideal"), bar=bar)
+    assert path.read_bytes() == b"mine"
+    assert not path.with_name(".train.db.lock").exists()
+    manifest.write_text(text)
+    path.write_bytes(before)
     # Killed between renaming the database and writing its manifest.
     text = manifest.read_text()
     content = json.loads(text)
-    manifest.write_text(json.dumps({**content, "complete": False, "shards": []}))
+    manifest.write_text(json.dumps({**content, "complete": False, "shards": [], "records": 0}))
     write_database(job, path, library, get_preset("ideal"), bar=bar)
     assert path.read_bytes() == before
     assert manifest.read_text() == text
@@ -375,7 +405,7 @@ def test_a_kill_while_the_tables_are_made_leaves_nothing_in_the_way(left, writte
     job = make_job(library, Request("ideal", per_structure=1, shard_size=8, values={"zero_shift": 0.25}))
     manifest = written[0].with_name("train.db.manifest.json")
     content = json.loads(manifest.read_text())
-    path.with_name(manifest.name).write_text(json.dumps({**content, "complete": False, "shards": []}))
+    path.with_name(manifest.name).write_text(json.dumps({**content, "complete": False, "shards": [], "records": 0}))
     fresh = path.with_name("train.db.part.new")
     with contextlib.closing(sqlite3.connect(fresh)) as connection:
         if left == "tables":
@@ -385,6 +415,16 @@ def test_a_kill_while_the_tables_are_made_leaves_nothing_in_the_way(left, writte
     write_database(job, path, library, get_preset("ideal"), bar=bar)
     assert {each.name for each in tmp_path.iterdir()} == {"train.db", manifest.name}
     verify(path)
+
+
+def test_a_name_that_an_address_would_quote_is_verified(written, tmp_path):
+    path = tmp_path / "a#b%41?.db"
+    shutil.copy(written[0], path)
+    manifest = written[0].with_name(written[0].name + ".manifest.json")
+    text = manifest.read_text().replace('"train.db"', json.dumps(path.name))
+    path.with_name(path.name + ".manifest.json").write_text(text)
+    assert verify(path).records == 5
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_an_axis_from_zero_has_no_d():

@@ -165,3 +165,14 @@ def test_bad_configs_are_refused(released, synthetic, library_path, databases, t
     refuse(synthetic, synthetic.SyntheticConfig(name="a"), "no library is named")
     refuse(synthetic, synthetic.SyntheticConfig(name="a", library=library_path, patterns={"dev": 1}), "no part 'dev'")
     refuse(synthetic, synthetic.SyntheticConfig(name="a", library=library_path, split="x"), "no split 'x'")
+
+
+def test_other_settings_under_a_prepared_name_are_refused(released, prepared, databases):
+    folder = pathlib.Path(prepared.data_path).parents[2]
+    again = released.Builder(config=released.SimxrdConfig(name="mine", databases=databases), data_dir=folder)
+    assert len(again.as_data_source("train")) == 2
+    other = released.SimxrdConfig(name="mine", databases={"train": databases["test"], "test": databases["train"]})
+    builder = released.Builder(config=other, data_dir=folder)
+    for action in (builder.download_and_prepare, lambda: builder.as_data_source("train")):
+        with pytest.raises(InputError, match="was prepared under other settings of the same name"):
+            action()

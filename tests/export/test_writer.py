@@ -49,7 +49,8 @@ def _stopped(whole: pathlib.Path, folder: pathlib.Path, shards: int) -> pathlib.
     content = json.loads((folder / MANIFEST).read_text())
     for shard in content["shards"][shards:]:
         (folder / shard["file"]).unlink()
-    content.update(complete=False, shards=content["shards"][:shards])
+    kept = content["shards"][:shards]
+    content.update(complete=False, shards=kept, records=sum(shard["records"] for shard in kept))
     (folder / MANIFEST).write_text(json.dumps(content))
     return folder
 
@@ -161,6 +162,11 @@ def test_a_complete_set_of_other_versions_is_not_repaired(whole, tmp_path):
     with pytest.raises(InputError, match=r"was begun under jax 0\.1 \(now .*\), and the rest would differ"):
         write_set(make_job(), folder, "npz", bar=bar)
     assert files_of(folder) == before
+
+
+def test_more_shards_than_names_are_refused_at_once(tmp_path):
+    with pytest.raises(InputError, match=r"4,000,000,000 shards are more than 99,999; choose a larger shard size"):
+        write_set(make_job(4_000_000_000, 1), tmp_path / "set", "npz", bar=bar)
 
 
 def test_a_complete_set_is_left_alone(whole, tmp_path):
