@@ -49,8 +49,14 @@ class Hosts:
             raise InputError(f"--hosts {self.count} must be at least 1")
         if not 0 <= self.index < self.count:
             raise InputError(f"--host {self.index} must be from 0 to {self.count - 1}, one of --hosts {self.count}")
-        if self.coordinator is not None and not re.fullmatch(r".+:\d{1,5}", self.coordinator):
+        if self.coordinator is not None and not _is_address(self.coordinator):
             raise InputError(f"--coordinator {self.coordinator}: expected ADDRESS:PORT, such as 10.0.0.1:7733")
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is ADDRESS:PORT; JAX ends the whole process at a port that is none."""
+    address, _, port = text.rpartition(":")
+    return bool(address) and re.fullmatch(r"[0-9]{1,5}", port) is not None and 0 < int(port) < 2**16
 
 
 ONE = Hosts()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from simxrd_jax.library.store import Library
 
 RUNS = "runs"
+SHOWN_REASONS = 5  # patterns that are left out, listed with an evaluation
 
 
 def parse_settings(given: Sequence[str]) -> dict[str, str]:
@@ -233,6 +234,10 @@ def _same(folder: str, others: Sequence[str]) -> bool:
 def result_text(evaluation: Mapping[str, Any]) -> str:
     """The main numbers of an evaluation, each with those of constant answers beside it."""
     lines = [f"{evaluation['patterns']:,} patterns of {evaluation['name']}"]
+    left_out = evaluation.get("left_out", [])
+    lines += [f"  left out: {sentence}" for sentence in left_out[:SHOWN_REASONS]]
+    if len(left_out) > SHOWN_REASONS:
+        lines.append(f"  left out: {len(left_out) - SHOWN_REASONS:,} more, which -o OUT.json lists")
     for target, metrics in evaluation["targets"].items():
         lines.append(f"  {target}")
         baselines = {"majority class of the training": metrics.get("majority", {})}

@@ -27,13 +27,14 @@ from simxrd_jax.export.features import CONDITION_PREFIX, Columns
 from simxrd_jax.export.manifest import Manifest, entry_of, read_manifest, write_manifest
 from simxrd_jax.export.writer import Job, Progress, check_same, first_manifest, shards, writing
 from simxrd_jax.io.files import locked, read_only
-from simxrd_jax.io.simxrd_db import PARAMETERS, row_pairs, spacing_text
+from simxrd_jax.io.simxrd_db import PARAMETERS, WAVELENGTH, row_pairs, spacing_text
 from simxrd_jax.io.xy import PART_SUFFIX, check_target
 from simxrd_jax.library.store import Library
 from simxrd_jax.presets import Preset
 
 MANIFEST_SUFFIX = ".manifest.json"
 FORMAT = "ase"
+SAME_WAVELENGTH = 1e-3  # relative; means of the Cu K-alpha doublet differ by 2e-5
 
 
 def write_database(
@@ -61,9 +62,15 @@ def write_database(
       The manifest, which stands beside the database.
 
     Raises:
-      InputError: a file of another set, one that was changed since, or one that cannot be written; a full disk.
+      InputError: a preset of another wavelength than the format's; a file of another set, one that was changed since, or one
+        that cannot be written; a full disk.
     """
     target = check_target(path)
+    wavelength = preset.radiation.mean_wavelength
+    if abs(wavelength / WAVELENGTH - 1) > SAME_WAVELENGTH:
+        raise InputError(
+            f"SimXRD databases are of {WAVELENGTH} A, the preset {preset.name} of {wavelength:.6g} A; take another format"
+        )
     about = target.with_name(target.name + MANIFEST_SUFFIX)
     wanted = first_manifest(job, FORMAT)
     lock = target.with_name(f".{target.name}.lock")
@@ -130,8 +137,10 @@ def _write_rows(
                     for block in blocks:
                         for atoms, pairs, data in rows.rows(block.columns):
                             database.write(atoms, key_value_pairs=pairs, data=data)
-    except sqlite3.Error as error:
+    except sqlite3.OperationalError as error:  # a full disk, a closed folder
         raise OSError(str(error)) from error
+    except sqlite3.Error as error:
+        raise InputError(f"{part}: is damaged ({error}); delete it and give the same command again") from error
     if database.count() != job.places:
         raise InputError(f"{part}: holds {database.count()} rows where {job.places} were written; delete it and begin anew")
     part.replace(target)

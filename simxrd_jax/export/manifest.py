@@ -128,6 +128,8 @@ def read_manifest(path: pathlib.Path) -> Manifest:
             shards, int(content["records"]), whole=bool(content["complete"]) and not PART_OF_HOST.fullmatch(path.name)
         )
         features = tuple(from_json(each) for each in content["features"])
+        if not features or "two_theta" not in content["about"]:
+            raise ValueError("it lacks the features or their axis")
         config, made_by, about = (dict(content[key]) for key in ("config", "made_by", "about"))
         return Manifest(config, made_by, about, features, str(content["format"]), shards, bool(content["complete"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -143,8 +145,8 @@ def _check_shards(shards: Sequence[ShardEntry], records: int, *, whole: bool) ->
     if records != sum(shard.records for shard in shards):
         raise ValueError("its files do not hold its records")
     numbers = [tuple(map(int, found.groups())) for shard in shards if (found := SHARD_NUMBER.search(shard.file))]
-    if len(set(shards)) < len(shards) or len(set(numbers)) < len(numbers):
-        raise ValueError("it lists a file twice")
+    if len(set(shards)) < len(shards) or numbers != sorted(set(numbers)):
+        raise ValueError("it lists a file twice or out of order")
     if whole and (not shards or (numbers and len(shards) != numbers[0][1])):
         raise ValueError("it does not list all files")
 

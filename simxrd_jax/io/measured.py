@@ -18,7 +18,7 @@ import math
 import os
 import pathlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -348,6 +348,9 @@ def load_rruff908(path: str | os.PathLike[str]) -> RawSet:
     """
     file = _inside(path, "rruff908_dev.npz")
     arrays = _arrays(file, ("source_index", "intensity", "space_group", "crystal_system", "two_theta"))
+    _check_lengths(file, arrays, ("source_index", "intensity", "space_group", "crystal_system"))
+    if arrays["intensity"].shape[1:] != arrays["two_theta"].shape:
+        raise InputError(f"{file}: its patterns do not have a point for each 2theta; check the file")
     two_theta = np.round(arrays["two_theta"].astype(np.float64), 6)  # float32 of hundredths
     ids = [f"rruff908 {index}" for index in arrays["source_index"]]
     numbers = [int(number) for number in arrays["space_group"]]
@@ -374,20 +377,21 @@ def load_rruff90_xred(folder: str | os.PathLike[str], min_correlation: float = M
     """
     place = pathlib.Path(folder)
     measurements, left_out = [], []
-    for row in _rows(place / "labels_with_sg.csv", ("id", "cs", "sg", "r")):
-        if not row["sg"] or float(row["r"]) < min_correlation:
+    labels = place / "labels_with_sg.csv"
+    for row in _rows(labels, ("id", "cs", "sg", "r")):
+        number, correlation = _label(row["sg"], row["r"], f"{labels}: {row['id']}") if row["sg"] else (0, 0.0)
+        if not number or correlation < min_correlation:
             known = (
                 f"its label's match has r = {row['r']}, below {min_correlation:g}" if row["sg"] else "no structure matches it"
             )
             left_out.append(f"{row['id']}: {known}")
             continue
-        number = int(row["sg"])
         # The list of systems counts trigonal minerals as hexagonal.
         if row["cs"] not in (system_of(number), "hexagonal" if system_of(number) == "trigonal" else ""):
             left_out.append(f"{row['id']}: space group {number} is not {row['cs']}")
             continue
         two_theta, intensity = read_xy(place / f"{row['id']}.csv")
-        measurements.append(Measurement(row["id"], two_theta, intensity, CU_KALPHA, number, float(row["r"])))
+        measurements.append(Measurement(row["id"], two_theta, intensity, CU_KALPHA, number, correlation))
     source = f"RRUFF ({RRUFF_CITATION}) by way of WPEM/XRED; space groups inferred by matching with AMCSD"
     return RawSet("rruff90_xred", measurements, source, RRUFF_LICENCE, left_out)
 
@@ -418,7 +422,16 @@ def load_shipped(path: str | os.PathLike[str]) -> RawSet:
       InputError: another file.
     """
     arrays = _arrays(pathlib.Path(path), SHIPPED_ARRAYS)
-    ends = arrays["ptr"]
+    file, ends = pathlib.Path(path), arrays["ptr"]
+    _check_lengths(file, arrays, ("id", "wavelength", "space_group", "source"))
+    points = arrays["two_theta"].size
+    if len(ends) != len(arrays["id"]) + 1 or (np.diff(ends) < 0).any() or not (ends[0] == 0 and ends[-1] == points):
+        raise InputError(f"{file}: its ptr does not divide its points among its patterns; check the file")
+    _check_lengths(file, arrays, ("two_theta", "intensity"))
+    bad = [i for i, number in enumerate(arrays["space_group"]) if not 0 <= number <= 230]
+    if bad:
+        name, number = arrays["id"][bad[0]], arrays["space_group"][bad[0]]
+        raise InputError(f"{file}: {name} has the space group {number}, not 1 to 230; correct its label")
     measurements = [
         Measurement(
             str(arrays["id"][i]),
@@ -471,6 +484,25 @@ def _load(path: pathlib.Path) -> RawSet:
     with _opened(path) as data:
         is_shipped = "ptr" in data
     return load_shipped(path) if is_shipped else load_rruff908(path)
+
+
+def _check_lengths(file: pathlib.Path, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
+    """Raises InputError unless arrays have an entry for each other's."""
+    lengths = {name: len(np.atleast_1d(arrays[name])) for name in names}
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise InputError(f"{file}: its arrays have different lengths ({said}); check the file")
+
+
+def _label(space_group: str, correlation: str, place: str) -> tuple[int, float]:
+    """A space-group number and a correlation, as a table of labels has them."""
+    try:
+        number, trust = int(space_group), float(correlation)
+    except (TypeError, ValueError):
+        raise InputError(f"{place} has the label {space_group!r}, r {correlation!r}: not numbers; correct it") from None
+    if not 1 <= number <= 230:
+        raise InputError(f"{place} has the space group {number}, not 1 to 230; correct its label")
+    return number, trust
 
 
 def _inside(path: str | os.PathLike[str], name: str) -> pathlib.Path:

@@ -117,7 +117,7 @@ class SimxrdDatabase:
         try:
             (text,) = self._connection().execute("select key_value_pairs from systems where id = ?", (number,)).fetchone()
         except sqlite3.Error as error:
-            raise InputError(f"{self._path}: row {number} cannot be read ({error}); copy the database again") from None
+            raise InputError(f"{self._path}: row {number}: cannot be read ({error}); check the database") from None
         try:
             return parse_row(_pairs(text))
         except InputError as error:
@@ -235,6 +235,8 @@ def _conditions(text: str) -> tuple[float, tuple[float, float], float, float]:
         flat = [values[0], *values[1], values[2], values[3]]
         if _are_numbers(flat) and _floats(flat) is not None:
             grain, below, above, displacement, shift = map(float, flat)
+            if min(grain, displacement) < 0:
+                raise InputError(f"its simulation_param {text[:60]!r} has a negative grain size or displacement")
             return grain, (below, above), displacement, shift
     raise InputError(
         f"its simulation_param {text[:60]!r} is not [grain size, [orientation, orientation], displacement, shift]"

@@ -1,13 +1,14 @@
 """Host zone. Checkpoints of a run, by Orbax: complete or not there at all, however the process ends.
 
-A checkpoint holds the network (which evaluation reads), the optimiser's state, the run's progress, and its validation loss if
-there was a validation. The newest ones and the one of the lowest validation loss are kept.
+A checkpoint holds the network (which evaluation reads), the optimiser's state, the run's progress, checksums of the first two,
+and its validation loss if there was a validation. The newest ones and the one of the lowest validation loss are kept.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import logging
 import os
 import pathlib
@@ -96,10 +97,11 @@ class Checkpoints:
         state = jax.device_get(state)  # one copy, however many devices have one
         if step in self._manager.all_steps():
             return
+        saved = {"network": _as_saved(state.network), "moments": jax.tree.leaves(state.moments)}
         items = {
-            "network": ocp.args.StandardSave(_as_saved(state.network)),
-            "moments": ocp.args.StandardSave(jax.tree.leaves(state.moments)),
+            **{name: ocp.args.StandardSave(tree) for name, tree in saved.items()},
             "progress": ocp.args.JsonSave(asdict(progress)),
+            "sha256": ocp.args.JsonSave({name: _digest(tree) for name, tree in saved.items()}),
         }
         metrics = None if validation_loss is None else {"loss": validation_loss, "step": step}
         try:
@@ -127,7 +129,7 @@ class Checkpoints:
             "progress": ocp.args.JsonRestore(),
         }
         with self._reading(step):
-            found = self._manager.restore(step, args=ocp.args.Composite(**items))
+            found = self._restored(step, items)
         network = _from_saved(found["network"], like.network)
         moments = jax.tree.unflatten(shape, found["moments"])
         number = jax.device_put(np.asarray(step, dtype=like.step.dtype), like.step.sharding)
@@ -140,8 +142,8 @@ class Checkpoints:
           InputError: as `restore`.
         """
         with self._reading(step):
-            items = ocp.args.Composite(network=ocp.args.StandardRestore(_as_saved(like)))
-            return _from_saved(self._manager.restore(step, args=items)["network"], like)
+            items = {"network": ocp.args.StandardRestore(_as_saved(like))}
+            return _from_saved(self._restored(step, items)["network"], like)
 
     def progress(self, step: int) -> Progress:
         """What the run remembered at a step."""
@@ -154,6 +156,14 @@ class Checkpoints:
         """Ends Orbax's threads."""
         self._manager.close()
 
+    def _restored(self, step: int, items: dict[str, Any]) -> Any:
+        """Items of a checkpoint; a ValueError where one is not what was written."""
+        found = self._manager.restore(step, args=ocp.args.Composite(**items, sha256=ocp.args.JsonRestore()))
+        for name in ("network", "moments"):
+            if name in items and _digest(found[name]) != found["sha256"][name]:
+                raise ValueError(f"the checksum of its {name} is another")
+        return found
+
     @contextlib.contextmanager
     def _reading(self, step: int) -> Iterator[None]:
         try:
@@ -162,7 +172,7 @@ class Checkpoints:
             first = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
             raise InputError(
                 f"{self.folder / str(step)}: the checkpoint does not fit the network of the config, or is damaged ({first}); "
-                "give the folder of a run of this model"
+                "give the folder of a run of this model, or delete the checkpoint: training goes on from the one before"
             ) from error
 
 
@@ -196,6 +206,15 @@ def _quieten() -> None:
 def _rank(metrics: Any) -> Any:
     """Orbax keeps the greatest: the lowest loss, and of equal ones the earliest, which is the one a run remembers."""
     return -float(metrics["loss"]), -int(metrics["step"])
+
+
+def _digest(tree: Any) -> str:
+    """SHA-256 of the arrays of a tree, in its order, with their shapes and types."""
+    total = hashlib.sha256()
+    for leaf in map(np.asarray, jax.tree.leaves(tree)):
+        total.update(f"{leaf.dtype} {leaf.shape} ".encode())
+        total.update(np.ascontiguousarray(leaf).view(np.uint8).data)
+    return total.hexdigest()
 
 
 def _as_saved(network: Network) -> dict[str, Any]:

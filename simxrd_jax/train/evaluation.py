@@ -138,9 +138,13 @@ def metrics_of(
         return _lattice_metrics(said, wanted)
     evaluation = update(empty_evaluation(len(classes[target])), said, wanted)
     metrics = summarize(evaluation, classes[target], train_counts[target])
-    metrics["best_constant"] = constant_predictor(np.asarray(evaluation.confusion).sum(axis=1))
+    support = np.asarray(evaluation.confusion).sum(axis=1)
+    is_space_group = target == "space_group"
+    groups = EXTINCTION_GROUP if is_space_group else None
+    metrics["majority"] |= constant_predictor(support, train_counts[target], groups)
+    metrics["best_constant"] = constant_predictor(support, groups=groups)
     metrics["confusion"] = np.asarray(evaluation.confusion).tolist()
-    if target == "space_group":
+    if is_space_group:
         metrics["extinction_group_accuracy"] = collapse(evaluation, EXTINCTION_GROUP)
     return metrics
 

@@ -193,7 +193,10 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
 
 def _read_results(path: pathlib.Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or "test" not in found:
+            raise ValueError("it holds no results")
+        return found
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); delete it, and the same command makes it again") from error
 

@@ -197,7 +197,7 @@ def summarize(
     if train_counts is not None:
         counts = _checked_counts(train_counts)
         majority = int(np.argmax(counts))
-        result["majority"] = {"class": class_names[majority], **constant_predictor(support, majority)}
+        result["majority"] = {"class": class_names[majority], **constant_predictor(support, counts)}
         result["frequency_bins"] = [_frequency_bin(confusion, scores, counts, *ends) for ends in FREQUENCY_BINS]
     result["classes"] = [
         {
@@ -211,25 +211,40 @@ def summarize(
     return result
 
 
-def constant_predictor(counts: Int[np.ndarray, " class"], predicted: int | None = None) -> dict[str, float]:
-    """Scores of answering one class always.
+def constant_predictor(
+    counts: Int[np.ndarray, " class"],
+    known: Int[np.ndarray, " class"] | None = None,
+    groups: Int[np.ndarray, " class"] | None = None,
+) -> dict[str, float]:
+    """Scores of giving one answer always: the most frequent classes, the most frequent first.
 
     Args:
       counts: samples of each class.
-      predicted: the answer; None is the most frequent class.
+      known: counts by which classes are frequent, as those of the training; None is `counts`.
+      groups: group of each class, see `collapse`.
 
     Returns:
-      accuracy, macro_f1, macro_precision, macro_recall.
+      accuracy, macro_f1, macro_precision, macro_recall, balanced_accuracy, top_1, top_3, top_5, and with `groups` the
+      accuracy of the answer's group, extinction_group_accuracy.
 
     Raises:
       InputError: counts that are no counts, or none at all.
     """
     support = _checked_counts(counts)
-    answer = int(np.argmax(support)) if predicted is None else predicted
+    order = np.argsort(-(support if known is None else _checked_counts(known)), kind="stable")
     predictions = np.zeros_like(support)
-    predictions[answer] = support.sum()
+    predictions[order[0]] = support.sum()
     hits = np.minimum(support, predictions)
-    return {"accuracy": float(support[answer] / support.sum()), **_macro(_class_scores(hits, support, predictions))}
+    scores = _class_scores(hits, support, predictions)
+    made = {
+        "accuracy": float(support[order[0]] / support.sum()),
+        **_macro(scores),
+        "balanced_accuracy": float(scores["recall"][support > 0].mean()),
+        **{f"top_{k}": float(support[order[:k]].sum() / support.sum()) for k in TOP},
+    }
+    if groups is not None:
+        made["extinction_group_accuracy"] = float(support[groups == groups[order[0]]].sum() / support.sum())
+    return made
 
 
 def _class_scores(hits: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:

@@ -151,6 +151,8 @@ def test_other_hosts_other_sets_and_other_versions_are_refused(tmp_path, monkeyp
         (("--hosts", "0", "--host", "0"), 1, "--hosts 0 must be at least 1"),
         (("--host", "1"), 1, "--host 1 must be from 0 to 0"),
         (("--hosts", "2", "--host", "1", "--coordinator", "here"), 1, "expected ADDRESS:PORT"),
+        (("--hosts", "2", "--host", "1", "--coordinator", "localhost:99999"), 1, "expected ADDRESS:PORT"),
+        (("--hosts", "2", "--host", "1", "--coordinator", "localhost:0"), 1, "expected ADDRESS:PORT"),
         (("--hosts", "2", "--host", "1", "--format", "ase"), 1, "which one host writes"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -138,7 +138,10 @@ def test_a_set_that_is_not_complete_is_not_read(folder, tmp_path):
         (lambda c: c.update(shards=c["shards"][:2]), "its files do not hold its records"),
         (lambda c: c.update(shards=c["shards"][:2], records=6), "it does not list all files"),
         (lambda c: c.update(shards=[], records=0), "it does not list all files"),
-        (lambda c: c.update(shards=c["shards"][:2] * 2, records=12), "it lists a file twice"),
+        (lambda c: c.update(shards=c["shards"][:2] * 2, records=12), "it lists a file twice or out of order"),
+        (lambda c: c.update(shards=c["shards"][::-1]), "it lists a file twice or out of order"),
+        (lambda c: c.update(about={}), "it lacks the features or their axis"),
+        (lambda c: c.update(features=[]), "it lacks the features or their axis"),
         (lambda c: c.update(shards=None), "is damaged"),
     ],
 )

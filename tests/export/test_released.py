@@ -181,6 +181,7 @@ BAD_ROWS = [
     (_with(simulation_param="[1, [2, NaN], 3, 4]"), "is not"),
     (_with(simulation_param=f"[{10**400}, [0, 0], 0, 0]"), "is not"),
     (_with(simulation_param="[1e60, [0, 0], 0, 0]"), "is not"),
+    (_with(simulation_param="[-5, [0, 0], 0, 0]"), "negative grain size"),
     (_with(intensity=_numbers(lambda v: [1e60, *v[1:]])), "too large"),
     ("not json", "no JSON"),
     ("[1, 2]", "no mapping"),
@@ -415,6 +416,25 @@ def test_a_kill_while_the_tables_are_made_leaves_nothing_in_the_way(left, writte
     write_database(job, path, library, get_preset("ideal"), bar=bar)
     assert {each.name for each in tmp_path.iterdir()} == {"train.db", manifest.name}
     verify(path)
+
+
+def test_a_preset_of_another_wavelength_is_refused(library, tmp_path):
+    """The format has d alone, and its readers take 1.54184 A."""
+    job = make_job(library, Request("ideal", per_structure=1, shard_size=8))
+    with pytest.raises(InputError, match=r"SimXRD databases are of 1\.54184 A, the preset synchrotron of 0\.41"):
+        write_database(job, tmp_path / "x.db", library, get_preset("synchrotron"), bar=bar)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_unfinished_database_is_named(written, library, tmp_path):
+    path = tmp_path / "train.db"
+    job = make_job(library, Request("ideal", per_structure=1, shard_size=8, values={"zero_shift": 0.25}))
+    manifest = written[0].with_name("train.db.manifest.json")
+    content = json.loads(manifest.read_text())
+    path.with_name(manifest.name).write_text(json.dumps({**content, "complete": False, "shards": [], "records": 0}))
+    path.with_name("train.db.part").write_bytes(b"no database at all")
+    with pytest.raises(InputError, match=r"train\.db\.part: is damaged \(.*\); delete it and give the same command again"):
+        write_database(job, path, library, get_preset("ideal"), bar=bar)
 
 
 def test_a_name_that_an_address_would_quote_is_verified(written, tmp_path):

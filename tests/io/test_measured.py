@@ -419,6 +419,60 @@ def test_xred_is_what_is_shipped(shared_data, datasets):
     check_set(read_measured(shared_data / "experimental" / "lab_xred", GRID, CU))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.update(ptr=a["ptr"][:-1]), "its ptr does not divide its points"),
+        (lambda a: a.update(ptr=a["ptr"][::-1]), "its ptr does not divide its points"),
+        (lambda a: a.update(ptr=a["ptr"] + 1), "its ptr does not divide its points"),
+        (lambda a: a.update(intensity=a["intensity"][:-5]), "arrays have different lengths"),
+        (lambda a: a.update(space_group=a["space_group"][:-1]), "arrays have different lengths"),
+        (lambda a: a.update(space_group=a["space_group"] + 400), "has the space group .* not 1 to 230"),
+    ],
+)
+def test_malformed_sets_are_refused_in_a_sentence(change, message, datasets, tmp_path):
+    with np.load(datasets / "measured.npz") as data:
+        arrays = dict(data)
+    change(arrays)
+    np.savez(tmp_path / "set.npz", **arrays)
+    with pytest.raises(InputError, match=message):
+        read_measured(tmp_path / "set.npz", GRID, CU)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.update(intensity=a["intensity"][:-1]), "arrays have different lengths"),
+        (lambda a: a.update(two_theta=a["two_theta"][:-1]), "do not have a point for each 2theta"),
+        (lambda a: a.update(space_group=a["space_group"] + 300), "correct its labels"),
+    ],
+)
+def test_malformed_rruff908_is_refused_in_a_sentence(change, message, tmp_path):
+    arrays = {
+        "source_index": np.arange(2),
+        "intensity": np.ones((2, GRID.size)) + np.arange(GRID.size),
+        "space_group": np.array([225, 62]),
+        "crystal_system": np.array(["cubic", "orthorhombic"]),
+        "two_theta": GRID,
+    }
+    np.savez(tmp_path / "set.npz", **arrays)
+    assert read_measured(tmp_path / "set.npz", GRID, CU).ids == ("rruff908 0", "rruff908 1")
+    change(arrays)
+    np.savez(tmp_path / "set.npz", **arrays)
+    with pytest.raises(InputError, match=message):
+        read_measured(tmp_path / "set.npz", GRID, CU)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [("999,0.9", "not 1 to 230"), ("abc,0.9", "not numbers"), ("62,abc", "not numbers"), ("-1,0.9", "not 1 to 230")],
+)
+def test_malformed_labels_are_refused_in_a_sentence(label, message, tmp_path):
+    (tmp_path / "labels_with_sg.csv").write_text(f"id,cs,sg,r\nR1,orthorhombic,{label}\n")
+    with pytest.raises(InputError, match=message):
+        read_measured(tmp_path, GRID, CU)
+
+
 @pytest.mark.slow
 def test_mn2o3_of_xred_is_bixbyite(shared_data):
     """The reason for XRED_CORRECTED: its pattern is that of Ia-3, not of the I2_13 of the CIF beside it."""

@@ -295,7 +295,7 @@ def test_predict_refuses_checkpoints_of_another_model(simxrd, run, pattern, valu
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # reads that Orbax leaves behind
-@pytest.mark.parametrize("damage", ["truncated", "missing", "progress"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "progress", "checksum"])
 def test_damaged_checkpoints_are_named(simxrd, config, run, pattern, tmp_path, damage):
     step = max(int(p.name) for p in (run / "checkpoints").iterdir())
     folder = run / "checkpoints" / str(step)
@@ -305,6 +305,10 @@ def test_damaged_checkpoints_are_named(simxrd, config, run, pattern, tmp_path, d
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     elif damage == "missing":
         shutil.rmtree(folder / "network")
+    elif damage == "checksum":
+        sums = json.loads((folder / "sha256" / "metadata").read_text())
+        assert set(sums) == {"network", "moments"}
+        (folder / "sha256" / "metadata").write_text(json.dumps(dict.fromkeys(sums, "0")))
     else:
         (folder / "progress" / "metadata").write_text("{")
     (run / "results.json").unlink()
@@ -314,6 +318,28 @@ def test_damaged_checkpoints_are_named(simxrd, config, run, pattern, tmp_path, d
     write_config(tmp_path / "config.py", config)
     _refused(simxrd("train", "config.py", "-o", run), folder, "damaged")
     gc.collect()
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "{", '"test"'])
+def test_damaged_results_of_a_run_are_named(simxrd, config, run, tmp_path, content):
+    (run / "results.json").write_text(content)
+    write_config(tmp_path / "config.py", config)
+    answer = simxrd("train", "config.py", "-o", run)
+    assert answer.code == 1
+    assert "results.json: cannot be read" in answer.err
+    assert "delete it, and the same command makes it again" in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_patterns_that_are_left_out_are_said(simxrd, run, datasets, tmp_path):
+    """LiTMO3 ends where half of the grid begins once its wavelength is another."""
+    with np.load(datasets / "measured.npz") as data:
+        arrays = dict(data)
+    arrays["wavelength"] = np.where(np.arange(len(arrays["id"])) == 1, 4.9, arrays["wavelength"])
+    np.savez(tmp_path / "set.npz", **arrays)
+    answer = simxrd("evaluate", run, "--on", tmp_path / "set.npz")
+    assert answer.code == 0, answer.err
+    assert f"  left out: {arrays['id'][1]}: " in answer.out
 
 
 @pytest.mark.slow
