@@ -25,7 +25,7 @@ from simxrd_jax.library.stream import Stream
 from simxrd_jax.models.lattice import LATTICE, cell_of_numbers
 from simxrd_jax.presets import get_preset
 from simxrd_jax.train.config import TrainConfig
-from simxrd_jax.train.metrics import collapse, constant_predictor, empty_evaluation, summarize, update
+from simxrd_jax.train.metrics import NOT_FINITE, collapse, constant_predictor, empty_evaluation, summarize, update
 from simxrd_jax.train.state import Network, copy_keys, network_input, part_key
 from simxrd_jax.train.targets import as_codes, structures_in, truth
 
@@ -197,6 +197,9 @@ def answer(members: Sequence[Member], patterns: np.ndarray, targets: tuple[str, 
       members: networks.
       patterns: highest point 100 [pattern, point].
       targets: of the networks.
+
+    Raises:
+      InputError: outputs that are not finite.
     """
     definitions, networks = zip(*members, strict=True)
     size = min(EVALUATION_BATCH, len(patterns))
@@ -206,7 +209,10 @@ def answer(members: Sequence[Member], patterns: np.ndarray, targets: tuple[str, 
         padded = np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
         made = _answer(definitions, targets, networks, jnp.asarray(padded))
         found.append(jax.tree.map(lambda v: np.asarray(v)[: len(rows)], made))  # noqa: B023
-    return {t: np.concatenate([part[t] for part in found]) for t in targets}
+    said = {t: np.concatenate([part[t] for part in found]) for t in targets}
+    if not all(np.isfinite(values).all() for values in said.values()):
+        raise InputError(NOT_FINITE)
+    return said
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -25,6 +25,7 @@ from simxrd_jax.errors import InputError
 from simxrd_jax.types import Array
 
 TOP = (1, 3, 5)
+NOT_FINITE = "the network's outputs are not finite numbers; train with a smaller learning rate or clip gradients"
 CALIBRATION_BINS = 15  # as Guo et al. (2017)
 # Classes by their number of training structures: first and last of each bin.
 FREQUENCY_BINS = ((0, 0), (1, 4), (5, 9), (10, 49), (50, 99), (100, 499), (500, 999), (1000, None))
@@ -173,7 +174,7 @@ def summarize(
     confusion = checked_confusion(evaluation.confusion)
     loss = float(np.asarray(evaluation.loss, np.float64).sum())
     if not np.isfinite(loss):
-        raise InputError("the network's outputs are not finite numbers; train with a smaller learning rate or clip gradients")
+        raise InputError(NOT_FINITE)
     for what, given in (("names", class_names), ("training counts", train_counts)):
         if given is not None and len(given) != len(confusion):
             raise InputError(f"there are {len(given)} {what} for {len(confusion)} classes; give one for each")

@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 from simxrd_jax.errors import InputError
-from simxrd_jax.models import MODELS, VARIANTS, ModelCard, create_model, model_names, parameter_count
+from simxrd_jax.models import MODELS, VARIANTS, ModelCard, attention, convolutional, create_model, model_names, parameter_count
 from simxrd_jax.models.classifier import Classifier
 
 from .conftest import evaluator, loaded
@@ -184,6 +184,43 @@ def test_where_there_is_dropout_the_key_is_used(name: str):
     assert (not draws) == (name in WITHOUT_DROPOUT)
     evaluated = jax.make_jaxpr(lambda s, x: nnx.merge(graph, s)(x))(state, batch_of(2))
     assert not [e for e in equations(evaluated.jaxpr) if e.primitive.name.startswith(("random", "threefry"))]
+
+
+# Of each site in order, for 7 classes; of the encoders two layers: attention weights, residual, hidden, residual.
+ENCODER_RATES = [0.1] * 8
+RATES = {
+    "cnn1": [0.3, 0.3, 0.3, 0.5, 0.5],
+    "cnn4": [0.2] * 4,
+    "cnn5": [0.4],
+    "cnn6": [0.1, 0.1],
+    "cnn7": [0.7],
+    "cnn8": [0.2] * 11 + [0.4] * 2,
+    "cnn9": [0.21] * 4,
+    "cnn10": [0.33] * 5,
+    "cnn11": [0.3, 0.3, 0.3, 0.5, 0.5],
+    "transformer": ENCODER_RATES,
+    "itransformer": [0.1, *ENCODER_RATES, 0.1],
+    "patchtst": [0.1, *ENCODER_RATES, 0.1],
+}
+
+
+@pytest.mark.parametrize("variant", ["as_published", "corrected"])
+@pytest.mark.parametrize("name", NAMES)
+def test_dropout_rates_are_the_published_ones(name: str, variant: str, monkeypatch: pytest.MonkeyPatch):
+    found: list[float] = []
+    for module in (attention, convolutional):
+        monkeypatch.setattr(module, "dropout", lambda x, rate, key, site: found.append(rate) or x)
+    if variant in MODELS[name].variants:
+        shape_of_call(abstract(name, variant=variant), batch_of(2), KEY)
+        assert found == RATES.get(name, [])
+        assert (name in RATES) == (name not in WITHOUT_DROPOUT)
+
+
+def test_cnn8_drops_less_of_space_groups(monkeypatch: pytest.MonkeyPatch):
+    found: list[float] = []
+    monkeypatch.setattr(convolutional, "dropout", lambda x, rate, key, site: found.append(rate) or x)
+    shape_of_call(abstract("cnn8", 230), batch_of(2), KEY)
+    assert found == [0.05] * 13
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:

@@ -245,6 +245,13 @@ def test_most_probable():
 # --- Measured patterns -----------------------------------------------------------------------------------------------------
 
 
+def test_outputs_that_are_not_finite_are_no_answer(config, member):
+    definition, network = member
+    damaged = dataclasses.replace(network, parameters=jax.tree.map(lambda v: v * np.nan, network.parameters))
+    with pytest.raises(InputError, match="outputs are not finite"):
+        answer([(definition, damaged)], np.ones((2, 3501)), config.targets)
+
+
 def test_answers_do_not_depend_on_what_is_answered_beside(config, member, monkeypatch):
     x = np.random.default_rng(0).uniform(0, 100, (11, 3501)).astype(np.float32)
     whole = answer([member], x, config.targets)["crystal_system"]
