@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
 
 from simxrd_jax import __version__
-from simxrd_jax.errors import InputError
+from simxrd_jax.errors import NO_MEMORY, InputError, device_error
 
 EXAMPLES = """\b
 Examples:
@@ -583,24 +582,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         _say(NO_MEMORY)
         return 1
     except (RuntimeError, AssertionError) as error:  # as JAX reports what the device lacks
-        if (sentence := _device_error(error)) is None:
+        if (sentence := device_error(error)) is None:
             raise
         _say(sentence)
         return 1
-
-
-NO_MEMORY = "there is not enough memory; take smaller batches, a shorter 2theta range or a larger step"
-
-
-def _device_error(error: Exception) -> str | None:
-    """What a user must know of an error of JAX, or None where it is a fault of the program."""
-    message = str(error)
-    if "RESOURCE_EXHAUSTED" in message or "Out of memory" in message:
-        return NO_MEMORY
-    if "Unable to initialize backend" in message:
-        reason = message.partition("Unable to initialize backend ")[2].partition(" (set")[0].partition("\n")[0]
-        return f"JAX finds no such device ({reason}); correct or unset JAX_PLATFORMS"
-    places = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, AssertionError) and places and places[-1].filename.endswith("xla_bridge.py"):
-        return f"JAX finds no device {os.environ.get('JAX_PLATFORMS', '')}; correct or unset JAX_PLATFORMS"
-    return None

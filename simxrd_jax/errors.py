@@ -1,8 +1,10 @@
-"""Host zone. The one error type users see, and the checks that several entry points share."""
+"""Host zone. The one error type users see, and the checks and words that several entry points share."""
 
 from __future__ import annotations
 
 import math
+import os
+import traceback
 
 
 class InputError(ValueError):
@@ -30,3 +32,20 @@ def check_two_theta_range(start: float, stop: float, step: float) -> None:
 
 
 MAX_POINTS = 1_000_000  # one float32 pattern of 4 MB; a longer one is a mistyped step
+
+
+NO_MEMORY = "there is not enough memory; take smaller batches, a shorter 2theta range or a larger step"
+
+
+def device_error(error: Exception) -> str | None:
+    """What a user must know of an error of JAX, or None where it is a fault of the program."""
+    message = str(error)
+    if "RESOURCE_EXHAUSTED" in message or "Out of memory" in message:
+        return NO_MEMORY
+    if "Unable to initialize backend" in message:
+        reason = message.partition("Unable to initialize backend ")[2].partition(" (set")[0].partition("\n")[0]
+        return f"JAX finds no such device ({reason}); correct or unset JAX_PLATFORMS"
+    places = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, AssertionError) and places and places[-1].filename.endswith("xla_bridge.py"):
+        return f"JAX finds no device {os.environ.get('JAX_PLATFORMS', '')}; correct or unset JAX_PLATFORMS"
+    return None

@@ -134,7 +134,6 @@ def test_training_speed_writes_its_numbers(monkeypatch, tmp_path, capsys):
         (["--models", "cnnx"], "there is no model 'cnnx'; did you mean"),
         (["--library", "nothere.simxrd"], "nothere.simxrd: no such file"),
         (["--batch", "0"], "0 is no whole number above 0"),
-        (["--smoke", "--table"], "leave out --smoke"),
         (["--smoke", "--json", "nowhere/at/all.json"], "nowhere"),
     ],
 )

@@ -35,8 +35,8 @@ def table(results: Mapping[str, Any]) -> str:
         rows.append([name.replace("_", " "), *cells])
     tested = next(iter(found.values()))
     for title, key in CONSTANTS.items():
-        numbers = [f"{tested[key][metric]:.3f}" for metric in ("accuracy", "macro_f1")]
-        rows.append([title, *numbers, *[""] * (len(METRICS) + len(bins) - 2)])
+        numbers = [f"{tested[key][metric]:.3f}" if metric in tested[key] else "" for metric, _ in METRICS]
+        rows.append([title, *numbers, *[""] * len(bins)])
     return markdown(rows)
 
 

@@ -140,7 +140,7 @@ def against_devices(config: Config) -> list[dict[str, float]]:
 def on_these_devices(library: Library, patterns: int, batch: int, config: Config) -> dict[str, float]:
     """The row of `against_devices` of this process."""
     job = make_job(library, Request(config.preset, count=patterns, shard_size=batch))
-    seconds = fastest(lambda _: sum(1 for _ in job.blocks(job.ranges)), 2)
+    seconds = fastest(lambda _: sum(1 for _ in job.blocks([(0, job.places)])), 2)
     return {"devices": jax.local_device_count(), "per_second": patterns / seconds}
 
 
@@ -159,7 +159,7 @@ def writing(library: Library, config: Config) -> dict[str, float]:
     alone, written, size = [], [], 0
     for _ in range(TURNS):
         start = time.perf_counter()
-        for _ in job.blocks(job.ranges):
+        for _ in job.blocks([(0, job.places)]):
             pass
         alone.append(time.perf_counter() - start)
         with tempfile.TemporaryDirectory() as folder:

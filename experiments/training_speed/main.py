@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import json
 import os
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from experiments.json_file import json_path, write_json
 from experiments.training_speed.config import CONFIG, SMOKE, Config
-from simxrd_jax.errors import InputError
+from simxrd_jax.errors import InputError, device_error
 from simxrd_jax.library.store import Library, read_library
 from simxrd_jax.train.config import Data, TrainConfig
 from simxrd_jax.train.run import Run, set_up
@@ -172,20 +173,20 @@ def main() -> None:
     parser.add_argument(
         "--json", type=json_path, metavar="FILE", help="write the numbers here; those of the first network stand at the top"
     )
-    parser.add_argument("--table", action="store_true", help="write the table into this experiment's README too")
+    parser.add_argument("--table", action="store_true", help="only write the README's table of the results.json that is there")
     parser.add_argument("--smoke", action="store_true", help="the smallest measurement that runs")
     given = parser.parse_args()
-    if given.smoke and given.table:
-        parser.error("--table: the smallest measurement is none for the README; leave out --smoke")
     config = SMOKE if given.smoke else CONFIG
     config = dataclasses.replace(config, library=given.library or config.library, models=tuple(given.models or config.models))
     batch = given.batch or (config.batch if jax.default_backend() == "cpu" else config.accelerator_batch)
+    here = Path(__file__).parent
     try:
+        if given.table:
+            write_table(here / "README.md", table(json.loads((here / "results.json").read_text(encoding="utf-8"))))
+            return
         results = measure_all(batch, config)
         print(table(results))
         if given.json:
             write_json(given.json, results)
-        if given.table:
-            write_table(Path(__file__).parent / "README.md", table(results))
-    except InputError as error:
-        raise SystemExit(f"training_speed: {error}") from None
+    except (InputError, jax.errors.JaxRuntimeError) as error:  # the latter where a network does not fit the device
+        raise SystemExit(f"training_speed: {device_error(error) or error}") from None

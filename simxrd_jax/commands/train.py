@@ -248,4 +248,8 @@ def result_text(evaluation: Mapping[str, Any]) -> str:
                 beside = f"   ({', '.join(known)})" if known else ""
                 number = f"{value:10,d}" if isinstance(value, int) else f"{value:10.4f}"
                 lines.append(f"    {name.replace('_', ' '):28s}{number}{beside}")
+        for row in metrics.get("frequency_bins", []):
+            if row["samples"]:
+                structures = f"{row['bin']} training structures" if row["bin"][0] in "0123456789>" else row["bin"]
+                lines.append(f"    {f'accuracy, {structures}':40s}{row['accuracy']:.4f}   ({row['samples']:,} samples)")
     return "\n".join(lines)

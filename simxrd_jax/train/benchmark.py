@@ -141,7 +141,7 @@ def benchmark_table(results: Mapping[str, Any], split: str, size: Size, publishe
         if task == "space_group":
             head.append("corrected, extinction group acc.")
         rows: list[list[str]] = [head]
-        tested: Mapping[str, Any] = {}
+        tested: list[Mapping[str, Any]] = []
         for model in size.models if size.only_models else MODELS:
             found = {v: _of_cell(results, model, v, task, size.seeds) for v in ("as_published", "corrected")}
             if model in SAME_IN_BOTH:
@@ -158,11 +158,12 @@ def benchmark_table(results: Mapping[str, Any], split: str, size: Size, publishe
                 row.append(_mean(found["corrected"], "extinction_group_accuracy"))
             rows.append(row)
             for cell in found.values():
-                tested = cell[0] if cell else tested
+                tested += cell[:1]
         for title, key in CONSTANTS.items():
-            if key in tested:
-                line = [title, "", "", "", "", *(f"{tested[key][metric]:.3f}" for metric in ("accuracy", "macro_f1"))]
-                rows.append(line + [""] * (len(head) - len(line)))
+            if tested:
+                scores = ("accuracy", "macro_f1", "extinction_group_accuracy")[: len(head) - 5]
+                found = [next((m[key][score] for m in tested if score in m.get(key, {})), None) for score in scores]
+                rows.append([title, "", "", "", "", *("" if value is None else f"{value:.3f}" for value in found)])
         parts.append(f"**{task.replace('_', ' ').capitalize()}**, {split}\n\n{markdown(rows)}")
     return "\n\n".join(parts)
 

@@ -152,7 +152,9 @@ def load_config(source: str) -> tuple[str, TrainConfig]:
         if name and several:
             wanted += _nearest(name, [str(each) for each in several])
         raise InputError(f"{path}: has no {wanted}")
-    return name or os.path.basename(os.path.dirname(os.path.abspath(path))), checked(config, source)
+    stem = os.path.splitext(os.path.basename(path))[0]
+    folder = os.path.basename(os.path.dirname(os.path.abspath(path)))
+    return name or (folder if stem == "config" else stem), checked(config, source)
 
 
 def checked(config: TrainConfig, source: str = "the config") -> TrainConfig:

@@ -75,13 +75,18 @@ def surroundings() -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    here = pathlib.Path(__file__).parent
+    """Of this package; "-dirty" where a file of it, not of the results beside it, was changed since."""
+    package = pathlib.Path(__file__).parents[1]
+
+    def git(*command: str) -> str:
+        run = subprocess.run(["git", *command], cwd=package, capture_output=True, text=True, timeout=10, check=False)
+        return run.stdout.strip()
+
     try:
-        command = ["git", "describe", "--always", "--dirty"]
-        run = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10, check=False)
+        commit = git("describe", "--always")
+        return f"{commit}-dirty" if commit and git("status", "--porcelain", "--", ".") else commit or None
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return run.stdout.strip() or None
 
 
 class _Board:

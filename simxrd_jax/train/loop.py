@@ -32,10 +32,11 @@ from simxrd_jax import hosts
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.files import LOCK, locked
 from simxrd_jax.io.xy import write_together
+from simxrd_jax.train.checkpoints import FOLDER as CHECKPOINTS
 from simxrd_jax.train.checkpoints import Checkpoints, Progress
 from simxrd_jax.train.config import TrainConfig, checked, differences, to_dict
 from simxrd_jax.train.evaluation import evaluate_part, report
-from simxrd_jax.train.logs import Log, read_lines, surroundings
+from simxrd_jax.train.logs import METRICS, Log, read_lines, surroundings
 from simxrd_jax.train.run import CONFIG, RESULTS, Run, open_library, read_run, set_up
 from simxrd_jax.train.state import Totals, TrainState, abstract, make_step, no_totals, replicated
 
@@ -170,6 +171,8 @@ def _holds(folder: pathlib.Path, run: Run) -> bool:
     if (folder / CONFIG).exists():
         known, content = read_run(folder)
         differ = differences(known, run.config)
+        if differ and _is_unborn(folder):
+            return False
         if differ:
             raise InputError(f"{folder} holds a run with another {', '.join(differ)}; give another folder or delete it")
         if content["library"] != run.library.meta.fingerprint:
@@ -189,6 +192,13 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
         raise InputError(
             f"{folder}: cannot be written ({error.strerror or error}); free the disk, open the folder or give another"
         ) from error
+
+
+def _is_unborn(folder: pathlib.Path) -> bool:
+    """Whether a run ended before its first line and checkpoint, as one whose batch is too large: nothing is lost with it."""
+    lines, checkpoints = folder / METRICS, folder / CHECKPOINTS
+    has_lines = lines.exists() and lines.stat().st_size > 0
+    return not has_lines and not (checkpoints.is_dir() and any(checkpoints.iterdir()))
 
 
 def _read_results(path: pathlib.Path) -> dict[str, Any]:
@@ -291,6 +301,8 @@ def _validation(run: Run, state: TrainState) -> dict[str, float]:
         for name in ("accuracy", "macro_f1", "median_length_error"):
             if name in metrics:
                 values[f"{target}_{name}"] = metrics[name]
+        if "majority" in metrics:
+            values[f"{target}_majority_accuracy"] = metrics["majority"]["accuracy"]
     return values
 
 

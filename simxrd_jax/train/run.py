@@ -230,6 +230,11 @@ def _check(config: TrainConfig) -> None:
 
 
 def _impurities(data: Data) -> Impurities | None:
+    if data.impurities < 0:
+        raise InputError(f"data.impurities={data.impurities} must be 0 or more")
+    for name in ("impurity_probability", "impurity_fraction"):
+        if not 0 < (value := getattr(data, name)) <= 1:
+            raise InputError(f"data.{name}={value:g} must be above 0 and at most 1")
     if data.impurities == 0:
         return None
     return Impurities(data.impurities, data.impurity_probability, Uniform(0.0, data.impurity_fraction))

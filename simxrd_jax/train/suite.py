@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from simxrd_jax.errors import InputError
+from simxrd_jax.errors import InputError, device_error
 from simxrd_jax.io.xy import write_together
 from simxrd_jax.train.cache import use_compilation_cache
 from simxrd_jax.train.config import TrainConfig, from_dict
@@ -49,7 +49,7 @@ def run_all(
         try:
             made = train(config, folder / name, say=say)
         except (InputError, jax.errors.JaxRuntimeError) as error:  # the latter where a network does not fit the device
-            say(f"{name} failed: {str(error).splitlines()[0]}")
+            say(f"{name} failed: {device_error(error) or str(error).splitlines()[0]}")
             failed.append(name)
             continue
         known[name] = compact(made)

@@ -196,10 +196,12 @@ def test_config_files(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     one, several = folder / "one.py", folder / "several.py"
     one.write_text(HEAD + "CONFIG = TrainConfig(steps=3)")
     several.write_text(HEAD + "CONFIGS = {'a': TrainConfig(steps=4), 'long_name': TrainConfig(steps=5)}")
-    assert load_config(str(one)) == ("mine", TrainConfig(steps=3))
+    assert load_config(str(one)) == ("one", TrainConfig(steps=3))
     assert load_config(f"{several}:long_name") == ("long_name", TrainConfig(steps=5))
     monkeypatch.chdir(folder)
-    assert load_config("one.py")[0] == "mine"
+    assert load_config("one.py")[0] == "one"
+    (folder / "config.py").write_text(one.read_text())
+    assert load_config("config.py")[0] == "mine"  # the folder of an experiment
     with pytest.raises(InputError, match=r"several configs; add one of :a, :long_name$"):
         load_config(str(several))
     with pytest.raises(InputError, match=r"has no config 'long_nam' in its CONFIGS; did you mean long_name\?"):

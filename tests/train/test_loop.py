@@ -324,6 +324,22 @@ def test_folders_of_other_runs_are_refused_and_left_alone(config, library, run, 
     assert file.read_text() == "x"
 
 
+def test_a_run_that_ended_before_its_first_line_is_taken_over(config, library, run, tmp_path):
+    """As one whose batch does not fit the memory: there is nothing in it that could be lost."""
+    folder = tmp_path / "run"
+    _claim(folder, config, library, run)
+    (folder / "checkpoints").mkdir()
+    (folder / "metrics.jsonl").touch()
+    other = override(config, {"seed": "3"})
+    _claim(folder, other, library, run)
+    assert json.loads((folder / "config.json").read_text())["config"]["seed"] == 3
+    (folder / "metrics.jsonl").write_text('{"kind": "train"}\n')
+    _refused(folder, config, library, run, "another seed")
+    (folder / "metrics.jsonl").write_text("")
+    (folder / "checkpoints" / "10").mkdir()
+    _refused(folder, config, library, run, "another seed")
+
+
 def test_one_process_trains_in_a_folder(config, library, run, trained, tmp_path):
     folder = tmp_path / "run"
     with claim(folder, run):
