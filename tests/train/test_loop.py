@@ -349,7 +349,7 @@ def test_one_process_trains_in_a_folder(config, library, run, trained, tmp_path)
             _refused(folder, config, library, run, "another process is training there; wait for its end")
         with pytest.raises(InputError, match="another process"):
             train(config, folder)
-        _refused(folder, override(config, {"seed": "3"}), library, run, "another seed")
+        _refused(folder, override(config, {"seed": "3"}), library, run, "another process is training there")
         assert content_of(folder) == before
     with claim(folder, run):  # free again, as it is after a kill
         pass
