@@ -15,7 +15,7 @@ from simxrd_jax.export.manifest import Manifest
 from simxrd_jax.hosts import ONE, Hosts
 
 FORMATS = ("array_record", "npz", "hdf5", "parquet", "ase")
-SHOWN_REASONS = 5  # skipped rows listed at the end of an import; the manifest keeps them all
+SHOWN_REASONS = 5  # skipped rows, or files of no set, that a command names; the manifest keeps all rows
 DEFAULT_PRESET = "laboratory"
 
 
@@ -156,11 +156,16 @@ def verify_set(path: str) -> str:
     Raises:
       InputError: what is wrong with it.
     """
-    from simxrd_jax.export.reader import verify
+    from simxrd_jax.export.reader import unlisted_files, verify
 
     manifest = verify(path)
     files = "1 file" if len(manifest.shards) == 1 else f"{len(manifest.shards):,} files"
-    return f"{path}: {manifest.records:,} records in {files} ({_bytes(manifest)}), complete; all checksums agree"
+    sound = f"{path}: {manifest.records:,} records in {files} ({_bytes(manifest)}), complete; all checksums agree"
+    strangers = unlisted_files(path, manifest)
+    if not strangers:
+        return sound
+    more = f" and {len(strangers) - SHOWN_REASONS} more" if len(strangers) > SHOWN_REASONS else ""
+    return f"{sound}\nnot of this set, though in its folder: {', '.join(strangers[:SHOWN_REASONS])}{more}"
 
 
 def list_recipes() -> str:

@@ -189,6 +189,16 @@ def verify(path: str | os.PathLike[str]) -> Manifest:
     return manifest
 
 
+def unlisted_files(path: str | os.PathLike[str], manifest: Manifest) -> list[str]:
+    """Names of files beside the shards of a set that look like shards and are none: who reads `*` would read them too."""
+    place = pathlib.Path(path)
+    if place.is_file():
+        return []
+    listed = {shard.file for shard in manifest.shards}
+    suffix = f".{get_format(manifest.format).suffix}"
+    return sorted(each.name for each in place.iterdir() if suffix in each.name and each.name not in listed)
+
+
 def _fault(path: pathlib.Path, shard: ShardEntry, manifest: Manifest) -> str:
     """What is wrong with a file, "" if nothing is."""
     if not path.is_file():

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,13 @@ def test_a_set_is_written_in_every_format(call):
         assert f"20 patterns in {name} (" in answer.err
         assert call("verify", name).out.startswith(f"{name}: 20 records in 3 files (")
         sets.append(read_patterns(name).columns("intensity", "key_data", "structure_id", "space_group"))
+        shard = next(each for each in pathlib.Path(name).iterdir() if "00001-of-00003" in each.name)
+        stranger = shard.with_name(shard.name.replace("00001-of-00003", "00007-of-00009"))
+        shutil.copy(shard, stranger)
+        answer = call("verify", name)
+        assert answer.code == 0
+        assert answer.out.endswith(f"\nnot of this set, though in its folder: {stranger.name}\n")
+        stranger.unlink()
     for other in sets[1:]:
         for key, values in other.items():
             np.testing.assert_array_equal(values, sets[0][key])
