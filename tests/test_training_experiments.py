@@ -152,7 +152,7 @@ def test_a_trial_leaves_the_results_of_the_experiment_alone(tmp_path: pathlib.Pa
         f"cnn5-{v}-{t}-100" for v in ("as_published", "corrected") for t in ("crystal_system", "space_group")
     }
     assert all(run["patterns"] == 24 for run in found.values())
-    assert "| CNN5 |" in capsys.readouterr().out
+    assert "| CNN5 † |" in capsys.readouterr().out
 
 
 @pytest.mark.slow
