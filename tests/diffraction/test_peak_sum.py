@@ -267,7 +267,7 @@ def test_peaks_outside_the_grid_send_in_their_tails(x64):
         np.testing.assert_allclose(fft[middle], dense[middle], rtol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["dense", "windowed", "fft"])
+@pytest.mark.parametrize("method", ["dense", pytest.param("windowed", marks=pytest.mark.slow), "fft"])
 def test_float32_inputs_give_float32_even_with_x64(x64, method):
     single = lambda tree: jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), tree)  # noqa: E731
     instrument = single(_instrument(axial_source=0.01, axial_detector=0.02, slit_width=0.03))

@@ -108,7 +108,7 @@ def test_eager_jit_vmap_and_one_compilation(x64, cif_folder):
     np.testing.assert_allclose(batched, loop, rtol=0, atol=1e-11 * loop.max())
 
 
-@pytest.mark.parametrize("method", ["dense", "fft"])
+@pytest.mark.parametrize("method", [pytest.param("dense", marks=pytest.mark.slow), "fft"])
 def test_padding_changes_neither_values_nor_gradients(x64, cif_folder, method):
     exact = _phase(cif_folder, "quartz", _double(Specimen(grain_size=300.0, march_dollase=0.8)))
     padded = _phase(cif_folder, "quartz", exact.specimen, capacity=128, member_capacity=1024)

@@ -19,7 +19,7 @@ from simxrd_jax.types import Background, Crystal, Grid, Instrument, Specimen
 
 WAVELENGTH = np.array([1.540593, 1.544427])
 # On both sides of 90 degrees, where axial divergence changes sign; the dense sum needs no fine steps.
-GRIDS = {"dense": Grid.uniform(60.0, 96.0, 0.6), "fft": Grid.uniform(60.0, 96.0, 0.1)}
+GRIDS = {"dense": Grid.uniform(60.0, 96.0, 1.2), "fft": Grid.uniform(60.0, 96.0, 0.1)}
 # Derivatives are exact for any number of quadrature points, so few are taken.
 COARSE = dataclasses.replace(REFINEMENT, axial_points=4, axial_inner_points=4)
 METHODS = {name: Settings(peak_sum=name, accuracy=COARSE, slit_points=3, depth_points=2) for name in ("dense", "fft")}

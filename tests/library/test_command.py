@@ -158,7 +158,7 @@ def test_refusals(simxrd, folder: pathlib.Path, arguments: tuple[str, ...], code
 
 def test_interruption(datasets: pathlib.Path, tmp_path: pathlib.Path):
     """Ctrl-C in a terminal reaches every process of the group: one sentence, no traceback, and the build resumes."""
-    small = "import simxrd_jax.library.build as build; build.build_library.__kwdefaults__['shard_size'] = 10"
+    small = "import simxrd_jax.library.build as build; build.build_library.__kwdefaults__['shard_size'] = 3"
     program = f"{small}; from simxrd_jax.cli import main; main()"
     command = [sys.executable, "-c", program, "library", "build", str(datasets / "mp_sample.npz"), "-o", "lib.simxrd"]
     command += ["--workers", "2", "--preset", "simxrd"]

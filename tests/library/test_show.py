@@ -209,7 +209,7 @@ def _entries(count: int) -> list[Entry]:
     return [Entry(i + 1, next(names), next(formulas), (i * 37) % 231, next(systems), next(labels), i) for i in range(count)]
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 5, 12, 17, 30, MAX_PANELS])
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 12, pytest.param(30, marks=pytest.mark.slow), MAX_PANELS])
 def test_words_keep_to_their_places(count: int):
     """No word leaves the page, touches another or another panel, however long the names are."""
     grid = np.linspace(10.0, 80.0, 101)

@@ -75,7 +75,7 @@ def _alone(library: Library, batch, sample: int, preset: str | None, **options) 
     [
         pytest.param("laboratory", "float64", marks=SLOW),
         ("laboratory", "float32"),
-        ("simxrd", "float32"),
+        pytest.param("simxrd", "float32", marks=SLOW),
         pytest.param("simxrd", "float64", marks=SLOW),
         pytest.param("ideal", "float64", marks=SLOW),
         pytest.param("ideal", "float32", marks=SLOW),
@@ -252,7 +252,7 @@ def test_keys_are_the_ones_promised(library):
     np.testing.assert_array_equal(jax.random.key_data(later), batch.key_data[4:7])
 
 
-@pytest.mark.parametrize("chunk", [pytest.param(1, marks=SLOW), 4, 12])
+@pytest.mark.parametrize("chunk", [pytest.param(1, marks=SLOW), pytest.param(4, marks=SLOW), 12])
 def test_neither_chunks_nor_parts_of_a_batch_change_a_draw(library, chunk):
     whole = jax.device_get(make_stream(library, SHORT, batch=12, chunk=12, noise=False).batch(KEY, 4))
     other = jax.device_get(make_stream(library, SHORT, batch=12, chunk=chunk, noise=False).batch(KEY, 4))
