@@ -56,7 +56,8 @@ def test_a_benchmark_has_each_network_once():
     assert differences(a, configs["cnn4-corrected-space_group-100"]) == ["variant"]
     assert a.optimizer.learning_rate == 2.5e-4
     own = configs[f"{OWN}-corrected-all_heads-100"]
-    assert (own.batch, own.steps) == (a.batch, a.steps)
+    assert own.batch * own.steps == a.batch * a.steps  # as many patterns
+    assert own.steps // own.validate_every == a.steps // a.validate_every  # and as many validations to choose from
     assert set(own.targets) == set(TARGETS)
 
 

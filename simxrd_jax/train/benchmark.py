@@ -2,8 +2,8 @@
 
 Every model is trained in both variants for both tasks with the published optimiser (Adam, rate 2.5e-4, no schedule, batch 128
 where the size is full) and judged by the checkpoint of lowest validation loss. Networks without a fault are the same in both
-variants and are trained once. Our own network has the same number of patterns, an optimiser of its own, and is trained once
-with all its heads. Unlike in the published runs, no pattern is seen twice.
+variants and are trained once. Our own network has the same number of patterns, batches and an optimiser of its own, and is
+trained once with all its heads. Unlike in the published runs, no pattern is seen twice.
 """
 
 from __future__ import annotations
@@ -98,16 +98,20 @@ def benchmark_configs(split: str, preset: str, size: Size) -> dict[str, TrainCon
 
 
 def own_recipe(config: TrainConfig) -> TrainConfig:
-    """The same budget of patterns with the optimiser our own network is meant for."""
+    """The same number of patterns in twice as many steps, with the optimiser our own network is meant for."""
+    steps = 2 * config.steps
     optimizer = Optimizer(
-        name="adamw",
-        learning_rate=2e-3,
-        schedule="cosine",
-        warmup_steps=config.steps // 20,
-        weight_decay=0.05,
-        clip_norm=1.0,
+        name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=steps // 20, weight_decay=0.05, clip_norm=1.0
     )
-    return dataclasses.replace(config, optimizer=optimizer)
+    return dataclasses.replace(
+        config,
+        batch=config.batch // 2,
+        steps=steps,
+        validate_every=2 * config.validate_every,
+        checkpoint_every=2 * config.checkpoint_every,
+        log_every=2 * config.log_every,
+        optimizer=optimizer,
+    )
 
 
 def variants_of(model: str) -> tuple[str, ...]:
