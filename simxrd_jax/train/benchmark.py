@@ -61,12 +61,14 @@ class Size:
 CPU_MODELS = (
     "cnn1", "cnn2", "cnn3", "cnn4", "cnn5", "cnn8", "cnn9", "cnn10", "cnn11", "mlp", "itransformer", "patchtst", "powdernet",
 )  # fmt: skip
-SHIPPED, FULL = "datasets/mp_library.simxrd", "full.simxrd"
+SHIPPED, LARGE, FULL = "datasets/mp_library.simxrd", "materials_project.simxrd", "full.simxrd"
 SIZES = {
     "smoke": Size(3, batch=8, library=SHIPPED, models=tuple(MODELS), validations=1, validation_patterns=8),
     "cpu": Size(500, batch=32, library=SHIPPED, models=CPU_MODELS, validation_patterns=256),
     # The best of the published networks at the size above, and ours, on four times as many patterns.
     "cpu_best": Size(2000, 32, SHIPPED, models=("cnn11", "powdernet"), only_models=True, validation_patterns=256),
+    # On so many structures that a test of each tells networks apart by hundredths.
+    "cpu_large": Size(2000, 32, LARGE, models=("cnn1", "cnn11", "powdernet"), only_models=True, validation_patterns=1024),
     "full": Size(
         steps=100_000, batch=128, library=FULL, models=tuple(MODELS), seeds=(100, 200, 300, 400, 500), validations=20
     ),
