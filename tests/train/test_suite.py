@@ -81,6 +81,21 @@ def test_results_are_kept_after_each_run(made, tmp_path, monkeypatch):
     assert set(read_results(tmp_path / "results.json")) == {"a"}
 
 
+def test_a_run_keeps_no_programs_of_those_before(made, monkeypatch, tmp_path):
+    """A process has room for the programs of forty-odd networks; a benchmark trains 65."""
+    train, held = suite.train, []
+    step = jax.jit(lambda x, n: x + n, static_argnums=1)
+
+    def compiles(config, folder, *, say):
+        step(1.0, len(held))
+        held.append(step._cache_size())  # type: ignore[attr-defined]
+        return train(config, folder, say=say)
+
+    monkeypatch.setattr(suite, "train", compiles)
+    run_all(CONFIGS, tmp_path, tmp_path / "results.json", say=lambda sentence: None)
+    assert held == [1, 1, 1, 1]  # failed ones too
+
+
 def test_real_runs_are_gathered(config, trained, tmp_path):
     """A run that was complete before is taken as it is, one over a library that is not there fails."""
     (tmp_path / "good").symlink_to(trained)
@@ -149,8 +164,9 @@ def test_the_benchmark_is_every_network_in_both_variants_for_both_tasks():
     for name, config in configs.items():
         task = "all_heads" if config.model == "powdernet" else config.targets[0]
         assert name == f"{config.model}-{config.variant}-{task}-{config.seed}"
-        assert (config.batch, config.steps, config.data.split, config.data.preset) == (128, 100_000, "ool_disjoint", "simxrd")
+        assert (config.batch * config.steps, config.data.split, config.data.preset) == (12_800_000, "ool_disjoint", "simxrd")
         if config.model != "powdernet":
+            assert (config.batch, config.steps) == (128, 100_000)
             assert (config.optimizer.name, config.optimizer.learning_rate, config.optimizer.schedule) == (
                 "adam",
                 2.5e-4,
