@@ -67,19 +67,11 @@ CPU_MODELS = (
 SHIPPED, LARGE, FULL = "datasets/mp_library.simxrd", "materials_project.simxrd", "full.simxrd"
 SIZES = {
     "smoke": Size(3, batch=8, library=SHIPPED, models=tuple(MODELS), validations=1, validation_patterns=8),
-    "cpu": Size(500, batch=32, library=SHIPPED, models=CPU_MODELS, validation_patterns=256),
+    "cpu": Size(500, batch=32, library=SHIPPED, models=CPU_MODELS, validation_patterns=256, own_recipe=("cnn11",)),
     # The best of the published networks at the size above, and ours, on four times as many patterns.
     "cpu_best": Size(2000, 32, SHIPPED, models=("cnn11", "powdernet"), only_models=True, validation_patterns=256),
     # On so many structures that a test of each tells networks apart by hundredths.
-    "cpu_large": Size(
-        steps=2000,
-        batch=32,
-        library=LARGE,
-        models=("cnn1", "cnn11", "powdernet"),
-        only_models=True,
-        validation_patterns=1024,
-        own_recipe=("cnn11",),
-    ),
+    "cpu_large": Size(2000, 32, LARGE, models=("cnn1", "cnn11", "powdernet"), only_models=True, validation_patterns=1024),
     "full": Size(
         steps=100_000, batch=128, library=FULL, models=tuple(MODELS), seeds=(100, 200, 300, 400, 500), validations=20
     ),
@@ -116,7 +108,7 @@ def own_recipe(config: TrainConfig) -> TrainConfig:
     """The same number of patterns in twice as many steps, with the optimiser our own network is meant for."""
     steps = 2 * config.steps
     optimizer = Optimizer(
-        name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=steps // 20, weight_decay=0.05, clip_norm=1.0
+        name="muon", learning_rate=1e-3, schedule="cosine", warmup_steps=steps // 20, weight_decay=0.05, clip_norm=1.0
     )
     return dataclasses.replace(
         config,

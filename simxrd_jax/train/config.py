@@ -62,11 +62,13 @@ class Optimizer:
     """How the parameters are moved.
 
     Attributes:
-      name: "adam", or "adamw" with decoupled weight decay.
+      name: "adam"; "adamw", with decoupled weight decay; or "muon" (Jordan et al. 2024), whose steps of matrices and kernels
+        are orthogonal, of the size of AdamW's (Liu et al. 2025, arXiv:2502.16982), and whose steps of vectors are those of
+        Adam with Nesterov's momentum (Dozat 2016).
       learning_rate: the highest of the schedule.
       schedule: "constant", or "cosine" to 0 at the last step.
       warmup_steps: over which the rate rises from 0.
-      weight_decay: of "adamw"; matrices and kernels only.
+      weight_decay: of "adamw" and "muon"; matrices and kernels only.
       clip_norm: greatest norm of a gradient; 0 leaves gradients as they are.
       average_decay: of the exponential moving average of the parameters that evaluation uses; 0 is none.
     """

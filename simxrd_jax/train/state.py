@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 from flax import nnx, struct
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
@@ -34,6 +35,8 @@ from simxrd_jax.train.targets import truth
 from simxrd_jax.types import Array
 
 INPUT_MAXIMUM = 100.0  # the highest point of a pattern that a network is given, as in the published data
+OPTIMIZERS = ("adam", "adamw", "muon")
+MUON_RMS = 0.2  # of Muon's step at rate 1, about that of Adam's: AdamW's rates and weight decays serve (Liu et al. 2025)
 AVERAGE_WARMUP = 10  # steps after which the average forgets the first parameters: its decay is at most (1 + n)/(10 + n)
 BATCH_AXIS = "batch"
 
@@ -103,8 +106,8 @@ def make_optimizer(config: Optimizer, steps: int) -> tuple[optax.GradientTransfo
     Raises:
       InputError: an unknown name or schedule, or a number out of its range.
     """
-    if config.name not in ("adam", "adamw"):
-        raise InputError(f"there is no optimizer {config.name!r}{nearest(config.name, dict.fromkeys(('adam', 'adamw')))}")
+    if config.name not in OPTIMIZERS:
+        raise InputError(f"there is no optimizer {config.name!r}{nearest(config.name, dict.fromkeys(OPTIMIZERS))}")
     if config.schedule not in ("constant", "cosine"):
         raise InputError(f"there is no schedule {config.schedule!r}; choose from constant, cosine")
     if not 0 < config.learning_rate < 10:
@@ -115,7 +118,7 @@ def make_optimizer(config: Optimizer, steps: int) -> tuple[optax.GradientTransfo
     if not is_sound or not 0 <= config.average_decay < 1:
         raise InputError("optimizer: clip_norm and weight_decay must be at least 0, average_decay from 0 to below 1")
     if config.name == "adam" and config.weight_decay:
-        raise InputError("optimizer.weight_decay is of adamw; set optimizer.name=adamw too")
+        raise InputError("optimizer.weight_decay is of adamw and muon; set optimizer.name to one of them too")
     rise = optax.linear_schedule(0.0, config.learning_rate, max(config.warmup_steps, 1))
     left = max(steps - config.warmup_steps, 1)
     main = optax.cosine_decay_schedule(config.learning_rate, left)
@@ -125,11 +128,30 @@ def make_optimizer(config: Optimizer, steps: int) -> tuple[optax.GradientTransfo
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     if config.name == "adam":
         parts.append(optax.adam(schedule))
+    elif config.name == "muon":
+        parts.append(
+            optax.contrib.muon(
+                schedule,
+                weight_decay=config.weight_decay,
+                muon_weight_dimension_numbers=_kernels_as_matrices,
+                consistent_rms=MUON_RMS,
+            )
+        )
     else:
         # Biases, scales and other vectors are left alone, as usual.
         mask = partial(jax.tree.map, lambda v: v.ndim > 1)
         parts.append(optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask))
     return optax.chain(*parts), schedule
+
+
+def _kernels_as_matrices(parameters: Any) -> Any:
+    """What Muon turns into orthogonal steps: all axes of a kernel but the last against the last; no vectors."""
+
+    def matrix(value: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        is_kernel = value.ndim > 1
+        return optax.contrib.MuonDimensionNumbers(tuple(range(value.ndim - 1)), value.ndim - 1) if is_kernel else None
+
+    return jax.tree.map(matrix, parameters)
 
 
 def split_network(model: nnx.Module, average: bool) -> tuple[Any, Network]:

@@ -87,6 +87,16 @@ def test_a_stopped_run_ends_as_one_that_was_not(stopped, trained, run):
         assert line["seconds"] > 0
 
 
+def test_muons_moments_go_on_where_they_were(config, tmp_path):
+    """Its state has parts for matrices and parts for vectors, and holes between them."""
+    config = override(config, {"optimizer.name": "muon", "steps": "4", "checkpoint_every": "2", "validate_every": "4"})
+    whole, folder = tmp_path / "whole", tmp_path / "stopped"
+    train(config, whole)
+    assert train(config, folder, stop_after=2) == {}
+    train(config, folder)
+    _assert_same_run(folder, whole, set_up(config, loop.open_library(config.data.library)))
+
+
 def _train_killed(config: TrainConfig, folder: pathlib.Path, when: Callable[[], bool], delay: float) -> int:
     path = folder.parent / "config.py"
     write_config(path, config)
@@ -106,7 +116,13 @@ def test_a_killed_run_ends_as_one_that_was_not(config, trained, run, tmp_path):
 @pytest.mark.slow
 def test_a_run_killed_many_times_ends_as_one_that_was_not(config, tmp_path):
     """Twenty kills from the start of the process to after its end, in a run with all that is drawn and averaged."""
-    settings = {"optimizer.average_decay": "0.9", "optimizer.clip_norm": "1", "data.copies": "2", "patience": "4"}
+    settings = {
+        "optimizer.name": "muon",
+        "optimizer.average_decay": "0.9",
+        "optimizer.clip_norm": "1",
+        "data.copies": "2",
+        "patience": "4",
+    }
     config = override(config, {**settings, "steps": "60", "checkpoint_every": "1", "model": "cnn4"})
     whole = tmp_path / "whole"
     train(config, whole)

@@ -45,9 +45,9 @@ from .conftest import assert_equal, lines_of, write_config
 PARAMETERS = {"kernel": np.full((2, 3), 2.0, np.float32), "bias": np.full(3, 2.0, np.float32)}
 
 
-def _moved(config: Optimizer, gradients: list[Any], steps: int = 10) -> Any:
+def _moved(config: Optimizer, gradients: list[Any], steps: int = 10, start: Any = PARAMETERS) -> Any:
     optimizer, _ = make_optimizer(config, steps)
-    parameters, moments = jax.tree.map(jnp.asarray, PARAMETERS), None
+    parameters = jax.tree.map(jnp.asarray, start)
     moments = optimizer.init(parameters)
     for gradient in gradients:
         change, moments = optimizer.update(gradient, moments, parameters)
@@ -55,9 +55,9 @@ def _moved(config: Optimizer, gradients: list[Any], steps: int = 10) -> Any:
     return parameters
 
 
-def _gradients(count: int) -> list[Any]:
+def _gradients(count: int, start: Any = PARAMETERS) -> list[Any]:
     rng = np.random.default_rng(0)
-    return [jax.tree.map(lambda v: jnp.asarray(rng.normal(size=v.shape), jnp.float32), PARAMETERS) for _ in range(count)]
+    return [jax.tree.map(lambda v: jnp.asarray(rng.normal(size=v.shape), jnp.float32), start) for _ in range(count)]
 
 
 def test_adam_is_its_definition():
@@ -73,13 +73,52 @@ def test_adam_is_its_definition():
     np.testing.assert_allclose(found, theta, rtol=1e-5)
 
 
-def test_weight_decay_is_decoupled_and_of_matrices_alone():
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_weight_decay_is_decoupled_and_of_matrices_alone(name):
     gradients = _gradients(1)
-    plain = _moved(Optimizer(learning_rate=0.01), gradients)
-    decayed = _moved(Optimizer(name="adamw", learning_rate=0.01, weight_decay=0.5), gradients)
+    plain = _moved(Optimizer(name=name, learning_rate=0.01), gradients)
+    decayed = _moved(Optimizer(name=name, learning_rate=0.01, weight_decay=0.5), gradients)
     np.testing.assert_allclose(decayed["kernel"], plain["kernel"] - 0.01 * 0.5 * 2.0, rtol=1e-6)
     np.testing.assert_array_equal(decayed["bias"], plain["bias"])
-    assert_equal(_moved(Optimizer(name="adamw", learning_rate=0.01), gradients), plain)
+
+
+def test_adamw_without_weight_decay_is_adam():
+    gradients = _gradients(2)
+    assert_equal(*(_moved(Optimizer(name=name, learning_rate=0.01), gradients) for name in ("adam", "adamw")))
+
+
+def test_muon_moves_matrices_by_orthogonal_steps_of_one_size():
+    """A first step has the singular vectors of the gradient and singular values of about one (Jordan et al. 2024)."""
+    start = {"dense": np.zeros((5, 3), np.float32), "convolution": np.zeros((3, 2, 4), np.float32)}
+    (gradient,) = _gradients(1, start)
+    moved = _moved(Optimizer(name="muon", learning_rate=0.01), [gradient], start=start)
+    for name, value in start.items():
+        # All taps and channels that an output is made of are one side of its matrix.
+        matrix = np.asarray(gradient[name], np.float64).reshape(-1, value.shape[-1])
+        left, _, right = np.linalg.svd(matrix, full_matrices=False)
+        unit = 0.01 * 0.2 * math.sqrt(max(matrix.shape))
+        values = -left.T @ np.asarray(moved[name]).reshape(matrix.shape) @ right.T / unit
+        assert np.diag(values).min() > 0.6
+        assert np.diag(values).max() < 1.3
+        np.testing.assert_allclose(values, np.diag(np.diag(values)), atol=1e-3)
+    # The root mean square of a step is that of the definition whatever the shape and the size of the gradient.
+    thousandfold = _moved(Optimizer(name="muon", learning_rate=0.01), [jax.tree.map(lambda g: 1e3 * g, gradient)], start=start)
+    for name, value in moved.items():
+        np.testing.assert_allclose(thousandfold[name], value, rtol=1e-3, atol=1e-6)
+
+
+def test_muon_moves_vectors_by_adam_with_nesterovs_momentum():
+    """Dozat (2016): the mean that the next step would start from."""
+    gradients = _gradients(3)
+    found = _moved(Optimizer(name="muon", learning_rate=0.01, weight_decay=0.5), gradients)["bias"]
+    theta = PARAMETERS["bias"].astype(np.float64)
+    m, v = np.zeros_like(theta), np.zeros_like(theta)
+    for t, gradient in enumerate(gradients, 1):
+        g = np.asarray(gradient["bias"], np.float64)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        ahead = 0.9 * m / (1 - 0.9 ** (t + 1)) + 0.1 * g / (1 - 0.9**t)
+        theta -= 0.01 * ahead / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    np.testing.assert_allclose(found, theta, rtol=1e-5)
 
 
 def test_clipping_scales_the_whole_gradient():
@@ -119,6 +158,7 @@ def test_schedules():
     ("change", "message"),
     [
         ({"name": "adamm"}, "did you mean adam"),
+        ({"name": "moun"}, "did you mean muon"),
         ({"schedule": "linear"}, "no schedule 'linear'; choose from constant, cosine"),
         ({"learning_rate": 0.0}, "learning_rate=0 must be between"),
         ({"learning_rate": math.nan}, "learning_rate=nan must be between"),
@@ -127,7 +167,7 @@ def test_schedules():
         ({"clip_norm": math.nan}, "must be at least 0"),
         ({"name": "adamw", "weight_decay": math.inf}, "must be at least 0"),
         ({"average_decay": 1.0}, "average_decay from 0 to below 1"),
-        ({"weight_decay": 0.1}, "weight_decay is of adamw"),
+        ({"weight_decay": 0.1}, "weight_decay is of adamw and muon; set optimizer.name"),
     ],
 )
 def test_optimizers_that_are_refused(change, message):
