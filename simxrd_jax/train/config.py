@@ -63,8 +63,8 @@ class Optimizer:
 
     Attributes:
       name: "adam"; "adamw", with decoupled weight decay; or "muon" (Jordan et al. 2024), whose steps of matrices and kernels
-        are orthogonal, of the size of AdamW's (Liu et al. 2025, arXiv:2502.16982), and whose steps of vectors are those of
-        Adam with Nesterov's momentum (Dozat 2016).
+        are orthogonal, of the size of AdamW's (Liu et al. 2025, arXiv:2502.16982), and whose steps of vectors, and of matrices
+        with more than 1,024 rows and columns, are AdamW's.
       learning_rate: the highest of the schedule.
       schedule: "constant", or "cosine" to 0 at the last step.
       warmup_steps: over which the rate rises from 0.
