@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from simxrd_jax.train.config import Data, Optimizer, TrainConfig
 
-STEPS = 1500
+STEPS = 3000
 LIBRARIES = {
     "materials_project": "materials_project.simxrd",
     "materials_project_and_minerals": "materials_project_minerals.simxrd",
@@ -27,14 +27,14 @@ def configs(steps: int = STEPS) -> dict[str, TrainConfig]:
         name: TrainConfig(
             model="powdernet",
             targets=("space_group", "crystal_system", "extinction_group", "lattice"),
-            batch=32,
+            batch=16,
             steps=steps,
             validate_every=max(steps // 5, 1),
             checkpoint_every=max(steps // 5, 1),
             validation_patterns=1024,
             data=Data(library=library, split="in_library", preset="laboratory"),
             optimizer=Optimizer(
-                name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=steps // 20, weight_decay=0.05, clip_norm=1.0
+                name="muon", learning_rate=1e-3, schedule="cosine", warmup_steps=steps // 20, weight_decay=0.05, clip_norm=1.0
             ),
         )
         for name, library in LIBRARIES.items()
