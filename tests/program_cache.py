@@ -10,7 +10,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from simxrd_jax.train.cache import CACHE_VARIABLE
+from simxrd_jax.process import CACHE_VARIABLE
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from simxrd_jax.train.config import Data, Optimizer, TrainConfig
+from simxrd_jax.train.config import Data, TrainConfig, powdernet_optimizer
 
 DATASETS = Path(__file__).parents[2] / "datasets"
 
@@ -88,9 +88,7 @@ TRAINING = TrainConfig(
     checkpoint_every=400,
     validation_patterns=256,
     data=Data(library="datasets/mp_library.simxrd", split="ool_disjoint", preset="laboratory"),
-    optimizer=Optimizer(
-        name="adamw", learning_rate=2e-3, schedule="cosine", warmup_steps=60, weight_decay=0.05, clip_norm=1.0
-    ),
+    optimizer=powdernet_optimizer(1200),
 )
 
 

@@ -18,6 +18,7 @@ from experiments.demo.pictures import space_group_text
 from simxrd_jax.commands.simulate import ALPHA, Options, SimulatedPattern, specimen_patterns
 from simxrd_jax.phases import as_structure
 from simxrd_jax.plots import figure_bytes, plot_pattern
+from simxrd_jax.process import keep_freed_memory
 from simxrd_jax.refine.figure import draw_fit
 from simxrd_jax.refine.numbers import with_uncertainty
 
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None, config: Config = CONFIG) -> Non
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the figures (default %(default)s)")
     output: Path = parser.parse_args(arguments).output
     output.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     begin = time.perf_counter()
 
     print(f"simxrd_jax demo on {jax.devices()[0].device_kind} ({os.cpu_count()} cores), jax {jax.__version__}\n")

@@ -5,7 +5,7 @@ Wall time: about 40 minutes on 2 CPU cores. Expected: no difference in crystal s
 
 from __future__ import annotations
 
-from simxrd_jax.train.config import Data, Optimizer, TrainConfig
+from simxrd_jax.train.config import Data, TrainConfig, powdernet_optimizer
 
 SEEDS = (100, 200, 300)
 COPIES = {"ten stored patterns a structure": 10, "fresh patterns": 0}
@@ -25,9 +25,7 @@ def configs(steps: int = STEPS, seeds: tuple[int, ...] = SEEDS) -> dict[str, Tra
             checkpoint_every=max(steps // 5, 1),
             validation_patterns=256,
             data=Data(split="ool_disjoint", preset="laboratory", copies=copies),
-            optimizer=Optimizer(
-                name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=steps // 20, weight_decay=0.05, clip_norm=1.0
-            ),
+            optimizer=powdernet_optimizer(steps),
         )
         for label, copies in COPIES.items()
         for seed in seeds

@@ -6,7 +6,7 @@ accuracy of frequent space groups; so few patterns are not enough to name the ra
 
 from __future__ import annotations
 
-from simxrd_jax.train.config import Data, Optimizer, TrainConfig
+from simxrd_jax.train.config import Data, TrainConfig, powdernet_optimizer
 from simxrd_jax.train.losses import Loss
 
 STEPS = 500
@@ -34,9 +34,7 @@ def configs(steps: int = STEPS) -> dict[str, TrainConfig]:
             checkpoint_every=max(steps // 5, 1),
             validation_patterns=256,
             data=Data(split=DATA.split, preset=DATA.preset, sampling=sampling),
-            optimizer=Optimizer(
-                name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=steps // 20, weight_decay=0.05, clip_norm=1.0
-            ),
+            optimizer=powdernet_optimizer(steps),
             loss=loss,
         )
         for name, (loss, sampling) in WAYS.items()

@@ -11,7 +11,7 @@ minerals.
 
 from __future__ import annotations
 
-from simxrd_jax.train.config import Data, Optimizer, TrainConfig
+from simxrd_jax.train.config import Data, TrainConfig, powdernet_optimizer
 
 STEPS = 3000
 LIBRARIES = {
@@ -33,9 +33,7 @@ def configs(steps: int = STEPS) -> dict[str, TrainConfig]:
             checkpoint_every=max(steps // 5, 1),
             validation_patterns=1024,
             data=Data(library=library, split="in_library", preset="laboratory"),
-            optimizer=Optimizer(
-                name="muon", learning_rate=1e-3, schedule="cosine", warmup_steps=steps // 20, weight_decay=0.05, clip_norm=1.0
-            ),
+            optimizer=powdernet_optimizer(steps),
         )
         for name, library in LIBRARIES.items()
     }

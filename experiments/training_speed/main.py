@@ -24,6 +24,7 @@ from experiments.json_file import json_path, write_json
 from experiments.training_speed.config import CONFIG, SMOKE, Config
 from simxrd_jax.errors import InputError, device_error
 from simxrd_jax.library.store import Library, read_library
+from simxrd_jax.process import keep_freed_memory
 from simxrd_jax.train.config import Data, TrainConfig
 from simxrd_jax.train.run import Run, set_up
 from simxrd_jax.train.state import Network, TrainState, answers, draw_batch, make_step, network_input, no_totals, run_keys
@@ -184,6 +185,7 @@ def main() -> None:
         if given.table:
             write_table(here / "README.md", table(json.loads((here / "results.json").read_text(encoding="utf-8"))))
             return
+        keep_freed_memory()  # as `simxrd train` does
         results = measure_all(batch, config)
         print(table(results))
         if given.json:

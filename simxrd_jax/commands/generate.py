@@ -63,9 +63,9 @@ def generate_set(
     from simxrd_jax.export.writer import write_set
     from simxrd_jax.library.store import read_library
     from simxrd_jax.presets import get_preset
-    from simxrd_jax.train.cache import use_compilation_cache
+    from simxrd_jax.process import prepare_process
 
-    use_compilation_cache()  # what goes on after a stop does not compile again
+    prepare_process()  # what goes on after a stop does not compile again
     if options.format not in FORMATS:
         raise InputError(f"there is no format {options.format!r}{nearest(options.format, dict.fromkeys(FORMATS))}")
     if options.part is not None and options.split is None:

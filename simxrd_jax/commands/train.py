@@ -12,7 +12,7 @@ import numpy as np
 from simxrd_jax.errors import InputError
 from simxrd_jax.hosts import ONE, Hosts, join, together
 from simxrd_jax.io.xy import check_target, write_together
-from simxrd_jax.train.cache import use_compilation_cache
+from simxrd_jax.process import prepare_process
 from simxrd_jax.train.config import TrainConfig, fields_of, load_config, override
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def train_config(
     name, config = load_config(source)
     config = override(config, parse_settings(settings))
     folder = pathlib.Path(output) if output else pathlib.Path(RUNS) / f"{name}-{config.seed}"
-    use_compilation_cache()
+    prepare_process()
     try:
         with together(say):
             return train(config, folder, say=say)
@@ -119,7 +119,7 @@ def evaluate_runs(
         raise InputError(f"--on {on}: is a structure library; name it with --library, and one of its splits with --on")
     if split not in SPLITS and (library is not None or limit):
         raise InputError(f"--library and --limit are of a split of a library, and {on} is none; leave them out")
-    use_compilation_cache()
+    prepare_process()
     config, content, members, trained_on = _read_members(folders)
     note = ""
     if split in SPLITS:

@@ -17,7 +17,7 @@ from typing import Any
 
 from simxrd_jax.errors import InputError
 from simxrd_jax.models.registry import MODELS
-from simxrd_jax.train.config import Data, Optimizer, TrainConfig
+from simxrd_jax.train.config import Data, TrainConfig, powdernet_optimizer
 from simxrd_jax.train.suite import finish, markdown, mean_and_spread, positive
 from simxrd_jax.train.targets import TARGETS
 
@@ -107,9 +107,6 @@ def benchmark_configs(split: str, preset: str, size: Size) -> dict[str, TrainCon
 def own_recipe(config: TrainConfig) -> TrainConfig:
     """The same number of patterns in twice as many steps, with the optimiser our own network is meant for."""
     steps = 2 * config.steps
-    optimizer = Optimizer(
-        name="muon", learning_rate=1e-3, schedule="cosine", warmup_steps=steps // 20, weight_decay=0.05, clip_norm=1.0
-    )
     return dataclasses.replace(
         config,
         batch=config.batch // 2,
@@ -117,7 +114,7 @@ def own_recipe(config: TrainConfig) -> TrainConfig:
         validate_every=2 * config.validate_every,
         checkpoint_every=2 * config.checkpoint_every,
         log_every=2 * config.log_every,
-        optimizer=optimizer,
+        optimizer=powdernet_optimizer(steps),
     )
 
 

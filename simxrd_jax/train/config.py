@@ -82,6 +82,13 @@ class Optimizer:
     average_decay: float = 0.0
 
 
+def powdernet_optimizer(steps: int) -> Optimizer:
+    """What PowderNet learns best by, in a run of so many steps of 16 or 32 patterns."""
+    return Optimizer(
+        name="muon", learning_rate=3e-3, schedule="cosine", warmup_steps=steps // 20, weight_decay=0.05, clip_norm=1.0
+    )
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """A training run. The defaults of optimiser and batch are those of the published benchmark.

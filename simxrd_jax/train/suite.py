@@ -18,7 +18,7 @@ import jax
 
 from simxrd_jax.errors import InputError, device_error
 from simxrd_jax.io.xy import write_together
-from simxrd_jax.train.cache import use_compilation_cache
+from simxrd_jax.process import prepare_process
 from simxrd_jax.train.config import TrainConfig, from_dict
 from simxrd_jax.train.loop import train
 
@@ -182,7 +182,7 @@ def finish(
         print(sentence, file=sys.stderr)
 
     try:
-        use_compilation_cache()
+        prepare_process()
         results.parent.mkdir(parents=True, exist_ok=True)
         if not configs and not results.exists():
             raise InputError(f"{results}: there is no run yet; leave --table out to make them")
