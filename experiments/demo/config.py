@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from simxrd_jax.train.config import Data, TrainConfig, powdernet_optimizer
+from simxrd_jax.train.config import POWDERNET_VARIATION, Data, TrainConfig, powdernet_optimizer
 
 DATASETS = Path(__file__).parents[2] / "datasets"
 
@@ -87,7 +87,7 @@ TRAINING = TrainConfig(
     validate_every=400,
     checkpoint_every=400,
     validation_patterns=256,
-    data=Data(library="datasets/mp_library.simxrd", split="ool_disjoint", preset="laboratory"),
+    data=Data(library="datasets/mp_library.simxrd", split="ool_disjoint", preset="laboratory", **POWDERNET_VARIATION),
     optimizer=powdernet_optimizer(1200),
 )
 

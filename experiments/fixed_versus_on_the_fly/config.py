@@ -9,7 +9,7 @@ from simxrd_jax.train.config import Data, TrainConfig, powdernet_optimizer
 
 SEEDS = (100, 200, 300)
 COPIES = {"ten stored patterns a structure": 10, "fresh patterns": 0}
-STEPS = 3000
+STEPS = 1000
 
 
 def configs(steps: int = STEPS, seeds: tuple[int, ...] = SEEDS) -> dict[str, TrainConfig]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from simxrd_jax.train.config import Data, TrainConfig, powdernet_optimizer
 from simxrd_jax.train.losses import Loss
 
-STEPS = 500
+STEPS = 1000
 DATA = Data(split="ool_disjoint", preset="laboratory")
 WAYS: dict[str, tuple[Loss, str]] = {
     "cross_entropy": (Loss(), "uniform"),

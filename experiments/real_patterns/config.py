@@ -11,9 +11,9 @@ minerals.
 
 from __future__ import annotations
 
-from simxrd_jax.train.config import Data, TrainConfig, powdernet_optimizer
+from simxrd_jax.train.config import POWDERNET_VARIATION, Data, TrainConfig, powdernet_optimizer
 
-STEPS = 3000
+STEPS = 4000
 LIBRARIES = {
     "materials_project": "materials_project.simxrd",
     "materials_project_and_minerals": "materials_project_minerals.simxrd",
@@ -32,7 +32,7 @@ def configs(steps: int = STEPS) -> dict[str, TrainConfig]:
             validate_every=max(steps // 5, 1),
             checkpoint_every=max(steps // 5, 1),
             validation_patterns=1024,
-            data=Data(library=library, split="in_library", preset="laboratory"),
+            data=Data(library=library, split="in_library", preset="laboratory", **POWDERNET_VARIATION),
             optimizer=powdernet_optimizer(steps),
         )
         for name, library in LIBRARIES.items()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -49,6 +49,8 @@ SAMPLINGS = ("uniform", "balanced", "square_root")
 SCALES = ("none", "maximum", "area", "square_root", "log")
 LABELS = ("crystal_system", "space_group", "extinction_group")
 PARTS = ("train", "validation", "test")
+# A cell shortened by more takes reflections out of the window for good; a factor of e^3 hides most of the others.
+MAX_CELL_VARIATION, MAX_INTENSITY_VARIATION = 0.3, 3.0
 # Scale "log" is log(1 + g y)/log(1 + g) of a pattern y with its highest point 1: a peak of 1 % gets 0.35.
 LOG_GAIN = 1000.0
 
@@ -82,6 +84,8 @@ class StreamOptions:
     impurities: Impurities | None
     position_rms: float
     site_biso: float
+    cell_variation: float
+    intensity_variation: float
 
 
 @struct.dataclass
@@ -99,6 +103,8 @@ class Batch:
       mass_fraction: of each phase.
       key_data: the sample's key; as one number (`presets.seed_of_key_data`) it is the `--seed` that makes
         `simxrd simulate` draw the same pattern.
+      cell_strain: symmetric strain of the main phase's cell by the stream's `cell_variation`, before that of the conditions;
+        None without such a variation.
     """
 
     pattern: Float[Array, "batch point"]
@@ -109,6 +115,7 @@ class Batch:
     phases: Int[Array, "batch phase"]
     mass_fraction: Float[Array, "batch phase"]
     key_data: UInt[Array, "batch 2"]
+    cell_strain: Float[Array, "batch 3 3"] | None = None
 
 
 @struct.dataclass
@@ -184,6 +191,11 @@ class Stream:
         keys = sample_keys(key, _word(step, "step"), _word(first, "first sample"), self.options.size)
         return jax.vmap(lambda k: _draw_structure(self, k))(keys)
 
+    def of_real_crystals(self) -> Stream:
+        """The same stream without `cell_variation` and `intensity_variation`."""
+        options = replace(self.options, cell_variation=0.0, intensity_variation=0.0)
+        return self.replace(options=options)  # pyright: ignore[reportAttributeAccessIssue]
+
     def reflection_slots(self, structures: Int[Array, " batch"]) -> tuple[Int[Array, ""], Int[Array, ""]]:
         """Reflections of structures, a whole number of chunks of them, and how many places the blocks hold for them."""
         needed, _ = block_counts(self.arrays, self.options.settings.split_orbits)
@@ -210,6 +222,8 @@ def make_stream(
     impurities: Impurities | None = None,
     position_rms: float = 0.0,
     site_biso: float = 0.0,
+    cell_variation: float = 0.0,
+    intensity_variation: float = 0.0,
     settings: Settings | None = None,
     chunk: int | None = None,
     arrays: LibraryArrays | None = None,
@@ -236,6 +250,11 @@ def make_stream(
       impurities: further phases, or None.
       position_rms: random displacement of each site along the directions its symmetry allows (mode "atoms"). [A]
       site_biso: greatest random addition to each site's B (mode "atoms"). [A^2]
+      cell_variation: greatest share by which each crystal's cell is shortened along a direction, at random as far as its
+        crystal class allows: the pattern is of a crystal that does not exist, of the same space group. Up to a third of it
+        goes into angles. Cells are not lengthened, since the lines that this brings into the window are not listed.
+      intensity_variation: greatest spread of the logarithm of random factors of |F|^2, one for each reflection (what is
+        absent stays absent); a sample's own spread is uniform from 0 to it.
       settings: of the simulator; None is the preset's at training accuracy.
       chunk: samples mapped at once; it must divide the batch. None is CPU_CHUNK or ACCELERATOR_CHUNK.
       arrays: those of another stream of the same library, preset and mode, to share them.
@@ -259,6 +278,12 @@ def make_stream(
     for what, value in (("position_rms", position_rms), ("site_biso", site_biso)):
         if not (np.isfinite(value) and value >= 0):
             raise InputError(f"{what}={value} must be a number from 0")
+    for what, value, most in (
+        ("cell_variation", cell_variation, MAX_CELL_VARIATION),
+        ("intensity_variation", intensity_variation, MAX_INTENSITY_VARIATION),
+    ):
+        if not 0 <= value <= most:
+            raise InputError(f"{what}={value} must be from 0 to {most}")
     if impurities is not None:
         _check_impurities(impurities)
     chosen = preset.settings() if settings is None else settings
@@ -286,7 +311,19 @@ def make_stream(
         arrays=arrays,
         subset=jnp.asarray(subset, dtype=jnp.int32),
         thresholds=jnp.asarray(thresholds),
-        options=StreamOptions(preset, chosen, batch, chunk, scale, noise, impurities, position_rms, site_biso),
+        options=StreamOptions(
+            preset,
+            chosen,
+            batch,
+            chunk,
+            scale,
+            noise,
+            impurities,
+            position_rms,
+            site_biso,
+            cell_variation,
+            intensity_variation,
+        ),
     )
 
 
@@ -431,7 +468,8 @@ def _simulate(stream: Stream, structures: Int[Array, " batch"], keys: Key[JaxArr
         return jax.vmap(partial(_simulate_one, stream, longest))(phases, fractions, keys)
 
     back = jnp.argsort(order)
-    intensity, conditions = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:])[back], lax.map(chunk, chunks))
+    made = jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:])[back], lax.map(chunk, chunks))
+    intensity, conditions, cell_strain = made
     return Batch(
         pattern=scaled(intensity, options.scale, options.preset.two_theta[2]),
         intensity=intensity,
@@ -441,6 +479,7 @@ def _simulate(stream: Stream, structures: Int[Array, " batch"], keys: Key[JaxArr
         phases=phases,
         mass_fraction=fractions,
         key_data=jax.random.key_data(keys),
+        cell_strain=cell_strain,
     )
 
 
@@ -468,22 +507,22 @@ def _simulate_one(
     phases: Int[Array, " phase"],
     fractions: Float[Array, " phase"],
     key: Key[JaxArray, ""],
-) -> tuple[Float[Array, " point"], dict[str, Float[Array, "..."]]]:
-    """One sample: its pattern and conditions."""
+) -> tuple[Float[Array, " point"], dict[str, Float[Array, "..."]], Float[Array, "3 3"] | None]:
+    """One sample: its pattern, its conditions, and the strain of the main phase's cell by `cell_variation`."""
     options, arrays = stream.options, stream.arrays
     grid, settings = options.preset.grid(), options.settings
     condition_key, noise_key = split_key(key)
     values = sample(options.preset, key=condition_key)
+    varied = [_varied_cell(stream, jnp.maximum(phases[i], 0), i, key) for i in range(phases.shape[0])]
     if options.impurities is None and not settings.split_orbits:
-        main = phases[0]
-        values = _with_acting_strain(values, arrays.lattice[main], arrays.rotations[arrays.laue[main]])
+        values = _with_acting_strain(values, varied[0][0], arrays.rotations[arrays.laue[phases[0]]])
     specimen, instrument, background, noise = build(values, options.preset.radiation)
     method = METHODS[settings.peak_sum]
     total = method.start(specimen, instrument, grid, settings, arrays.lattice.dtype)
     for i in range(phases.shape[0]):
         structure = jnp.maximum(phases[i], 0)
         rotations = None if settings.split_orbits else arrays.rotations[arrays.laue[structure]]
-        deformed = cell.deformed_cell(arrays.lattice[structure], specimen, rotations)
+        deformed = cell.deformed_cell(varied[i][0], specimen, rotations)
         own = specimen
         if phases.shape[0] > 1:
             share = fractions[i] * deformed.volume / arrays.cell_mass[structure]
@@ -496,21 +535,54 @@ def _simulate_one(
             instrument,
             grid,
             settings,
-            partial(texture_factor, values, phase=i, key=condition_key),
+            partial(_reflection_factor, options, values, i, key),
             _variation(options, key, i),
         )
     peaks = method.finish(total, specimen, instrument, grid, settings)
     intensity = with_background(peaks, grid, background).intensity
     if options.noise:
         intensity = add_noise(jnp.asarray(intensity), noise, key=noise_key)
-    return intensity, values
+    return intensity, values, varied[0][1]
+
+
+def _varied_cell(
+    stream: Stream, structure: Int[Array, ""], phase: int, key: Key[JaxArray, ""]
+) -> tuple[Float[Array, "3 3"], Float[Array, "3 3"] | None]:
+    """Rows a, b, c of a phase, and the class-keeping strain that the stream's `cell_variation` brought into them."""
+    arrays, most = stream.arrays, stream.options.cell_variation
+    lattice = arrays.lattice[structure]
+    if not most:
+        return lattice, None
+    drawn = jax.random.uniform(_phase_key(key, "cell_variation", phase), (6,), DRAW_DTYPE).astype(lattice.dtype)
+    xx, yy, zz, *shears = *(-most * drawn[:3]), *(most / 3.0 * (2.0 * drawn[3:] - 1.0))
+    yz, xz, xy = shears
+    strain = jnp.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz]).reshape(3, 3)
+    acting = cell.class_keeping_strain(lattice, strain, arrays.rotations[arrays.laue[structure]])
+    return lattice + jnp.matmul(lattice, acting, precision=lax.Precision.HIGHEST), acting
+
+
+def _reflection_factor(
+    options: StreamOptions, values: Mapping[str, Any], phase: int, key: Key[JaxArray, ""], place: Int[Array, " hkl"]
+) -> Float[Array, " hkl"] | None:
+    """Factors of reflections by their places in the structure's list: texture, and the stream's `intensity_variation`."""
+    texture = texture_factor(values, place, phase=phase, key=split_key(key)[0])
+    if not options.intensity_variation:
+        return texture
+    own = _phase_key(key, "intensity_variation", phase)
+    spread = options.intensity_variation * jax.random.uniform(own, (), DRAW_DTYPE)
+    drawn = jax.vmap(lambda p: jax.random.normal(jax.random.fold_in(own, p), (), DRAW_DTYPE))(place)
+    factor = jnp.exp(spread * drawn)
+    return factor if texture is None else texture * factor
+
+
+def _phase_key(key: Key[JaxArray, ""], purpose: str, phase: int) -> Key[JaxArray, ""]:
+    return jax.random.fold_in(jax.random.fold_in(key, number_of_name(purpose)), phase)
 
 
 def _variation(options: StreamOptions, key: Key[JaxArray, ""], phase: int) -> Variation | None:
     if not (options.position_rms or options.site_biso):
         return None
-    own = jax.random.fold_in(jax.random.fold_in(key, number_of_name("variation")), phase)
-    return Variation(own, options.position_rms, options.site_biso)
+    return Variation(_phase_key(key, "variation", phase), options.position_rms, options.site_biso)
 
 
 def _with_acting_strain(

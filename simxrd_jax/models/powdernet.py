@@ -53,7 +53,7 @@ class Shape:
     """
 
     bins: int = 2048
-    stretch: float = 0.1
+    stretch: float = 0.2
     stem: tuple[int, int] = (16, 4)
     widths: tuple[int, ...] = (32, 64, 128)
     depths: tuple[int, ...] = (1, 2, 2)

@@ -17,7 +17,7 @@ from typing import Any
 
 from simxrd_jax.errors import InputError
 from simxrd_jax.models.registry import MODELS
-from simxrd_jax.train.config import Data, TrainConfig, powdernet_optimizer
+from simxrd_jax.train.config import POWDERNET_VARIATION, Data, TrainConfig, powdernet_optimizer
 from simxrd_jax.train.suite import finish, markdown, mean_and_spread, positive
 from simxrd_jax.train.targets import TARGETS
 
@@ -105,7 +105,7 @@ def benchmark_configs(split: str, preset: str, size: Size) -> dict[str, TrainCon
 
 
 def own_recipe(config: TrainConfig) -> TrainConfig:
-    """The same number of patterns in twice as many steps, with the optimiser our own network is meant for."""
+    """The same number of patterns in twice as many steps, with the optimiser our own network is meant for, of varied crystals."""
     steps = 2 * config.steps
     return dataclasses.replace(
         config,
@@ -115,6 +115,7 @@ def own_recipe(config: TrainConfig) -> TrainConfig:
         checkpoint_every=2 * config.checkpoint_every,
         log_every=2 * config.log_every,
         optimizer=powdernet_optimizer(steps),
+        data=dataclasses.replace(config.data, **POWDERNET_VARIATION),
     )
 
 

@@ -44,6 +44,8 @@ class Data:
       impurities: further phases a sample may have.
       impurity_probability: of each of them.
       impurity_fraction: greatest mass fraction of each.
+      cell_variation, intensity_variation: how far training patterns are of crystals that do not exist, of the same space
+        groups, see `make_stream`; validation and test are of the library's own.
     """
 
     library: str = "datasets/mp_library.simxrd"
@@ -55,6 +57,8 @@ class Data:
     impurities: int = 0
     impurity_probability: float = 0.5
     impurity_fraction: float = 0.2
+    cell_variation: float = 0.0
+    intensity_variation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,10 @@ class Optimizer:
     weight_decay: float = 0.0
     clip_norm: float = 0.0
     average_decay: float = 0.0
+
+
+# How far the crystals of the training patterns are varied where PowderNet is trained by its own recipe.
+POWDERNET_VARIATION = {"cell_variation": 0.15, "intensity_variation": 1.0}
 
 
 def powdernet_optimizer(steps: int) -> Optimizer:

@@ -82,7 +82,7 @@ def evaluate_part(
     if not len(structures):
         raise InputError(f"{config.data.library}: the part {part} of {split} is empty; take another split or library")
     key = part_key(jax.random.key(EVALUATION_SEED), f"{split} {part}")
-    stream = jax.device_put(run.stream, jax.local_devices()[0])
+    stream = jax.device_put(run.stream.of_real_crystals(), jax.local_devices()[0])
     definitions, networks = zip(*members, strict=True)
     chunk = stream.options.chunk
     size = -(-min(EVALUATION_BATCH, len(structures)) // chunk) * chunk

@@ -134,6 +134,8 @@ def training_stream(config: TrainConfig, library: Library, size: int) -> Stream:
         classes=next((t for t in config.targets if t in LABELS), "space_group"),
         mode=data.mode,
         impurities=_impurities(data),
+        cell_variation=data.cell_variation,
+        intensity_variation=data.intensity_variation,
     )
 
 

@@ -75,8 +75,10 @@ def truth(stream: Stream, batch: Batch, targets: Sequence[str]) -> dict[str, Arr
 
 
 def _strained_lattice(stream: Stream, batch: Batch) -> Float[Array, "batch 3 3"]:
-    """Lattices as the conditions strain them: what the pattern shows."""
+    """Lattices as variation and conditions strain them: what the pattern shows."""
     lattice = stream.arrays.lattice[batch.structure]
+    if batch.cell_strain is not None:
+        lattice = lattice + jnp.einsum("bij,bjk->bik", lattice, batch.cell_strain, precision=jax.lax.Precision.HIGHEST)
     if not any(name in batch.conditions for name in STRAIN):
         return lattice
     zeros = jnp.zeros(lattice.shape[0], lattice.dtype)

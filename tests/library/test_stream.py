@@ -508,3 +508,72 @@ def test_species_of_a_mixed_position_move_together():
     sites = np.asarray(arrays.atoms.site)[: int(arrays.atoms.count[0])]
     assert len(sites) == 3
     assert len(np.unique(sites)) == 2
+
+
+def _varied(library: Library, name: str, count: int = 4, **options):
+    """A stream of ideal patterns without noise, and a batch of one structure from it."""
+    stream = make_stream(library, _sharp(), batch=count, noise=False, scale="none", settings=None, **options)
+    structures = jnp.full(count, library.index_of(name), jnp.int32)
+    return stream, stream.patterns_of(structures, KEY)
+
+
+def _sharp() -> Preset:
+    """Lines of one width, alike for all crystals, and nothing that is drawn."""
+    return dataclasses.replace(PRESETS["ideal"], two_theta=(10.0, 80.0, 0.05))
+
+
+def test_varied_cells_keep_their_class_and_are_not_lengthened(library):
+    names = {"LaB6": "cubic", "TiO2_rutile": "tetragonal", "quartz": "trigonal", "ZrO2_monoclinic": "monoclinic"}
+    for name, system in names.items():
+        stream, made = _varied(library, name, cell_variation=0.15)
+        strain = np.asarray(made.cell_strain, dtype=np.float64)
+        lattice = np.asarray(stream.arrays.lattice[library.index_of(name)], dtype=np.float64)
+        for each in strain:
+            np.testing.assert_allclose(each, each.T, atol=1e-6)
+            a, b, c, alpha, beta, gamma = symmetry.cell_parameters(lattice @ (np.eye(3) + each))
+            if system == "cubic":
+                np.testing.assert_allclose([b, c, alpha, beta, gamma], [a, a, 90, 90, 90], rtol=1e-5)
+            elif system == "tetragonal":
+                np.testing.assert_allclose([b, alpha, beta, gamma], [a, 90, 90, 90], rtol=1e-5)
+            elif system == "trigonal":
+                np.testing.assert_allclose([b, alpha, beta, gamma], [a, 90, 90, 120], rtol=1e-5)
+            else:
+                np.testing.assert_allclose([alpha, gamma], [90, 90], rtol=1e-5)
+        assert np.diagonal(strain, axis1=1, axis2=2).max() < 1e-6
+        assert strain.min() > -0.2
+        assert np.unique(np.round(strain[:, 0, 0], 6)).size == len(strain)  # each sample has its own
+
+
+def test_a_varied_crystal_is_the_crystal_with_that_cell(library):
+    """Its pattern is that of the other cell with the same |F|^2."""
+    stream, made = _varied(library, "TiO2_rutile", cell_variation=0.1)
+    index = library.index_of("TiO2_rutile")
+    lattice = np.asarray(stream.arrays.lattice[index], dtype=np.float64)
+    for sample in range(2):
+        lattice_of_sample = lattice @ (np.eye(3) + np.asarray(made.cell_strain[sample], dtype=np.float64))
+        moved = dataclasses.replace(stream.arrays, lattice=stream.arrays.lattice.at[index].set(lattice_of_sample))
+        plain = stream.of_real_crystals().replace(arrays=moved)
+        other = plain.patterns_of(made.structure, KEY)
+        highest = float(other.intensity[sample].max())
+        np.testing.assert_allclose(made.intensity[sample], other.intensity[sample], atol=2e-4 * highest)
+    assert plain.patterns_of(made.structure, KEY).cell_strain is None
+
+
+def test_varied_intensities_leave_places_and_absences(library):
+    _, real = _varied(library, "Si")
+    _, varied = _varied(library, "Si", intensity_variation=1.0)
+    highest = float(real.intensity.max())
+    assert varied.cell_strain is None
+    for sample in range(4):
+        ratio = np.asarray(varied.intensity[sample]) / np.asarray(real.intensity[sample])
+        seen = np.asarray(real.intensity[sample]) > 0.02 * highest
+        # Diamond has five lines here; where there is none, there is none now.
+        assert np.asarray(varied.intensity[sample])[np.asarray(real.intensity[sample]) < 1e-6 * highest].max() < 1e-3 * highest
+        assert np.ptp(np.log(ratio[seen])) > 0.01
+    assert np.ptp(np.log(np.asarray(varied.intensity).max(axis=1))) > 0.01
+
+
+def test_variations_of_crystals_are_checked(library):
+    for name, value in (("cell_variation", 0.5), ("intensity_variation", -1.0), ("cell_variation", float("nan"))):
+        with pytest.raises(InputError, match=f"{name}={value} must be from 0 to"):
+            make_stream(library, "laboratory", batch=2, **{name: value})
