@@ -62,7 +62,9 @@ def test_a_benchmark_has_each_network_once():
     small = benchmark_configs("ool_disjoint", "simxrd", SIZES["cpu"])
     fair = small["cnn11-own_recipe-space_group-100"]
     others = {name.split(".")[0] for name in differences(fair, small["cnn11-corrected-space_group-100"])}
-    assert others == {"batch", "steps", "optimizer", "validate_every", "checkpoint_every", "log_every"}
+    assert others == {"batch", "steps", "optimizer", "validate_every", "checkpoint_every", "log_every", "data"}
+    changed = differences(fair, small["cnn11-corrected-space_group-100"])
+    assert {name for name in changed if name.startswith("data")} == {"data.cell_variation", "data.intensity_variation"}
     assert fair.optimizer == small[f"{OWN}-corrected-all_heads-100"].optimizer
 
 

@@ -105,7 +105,7 @@ def benchmark_configs(split: str, preset: str, size: Size) -> dict[str, TrainCon
 
 
 def own_recipe(config: TrainConfig) -> TrainConfig:
-    """The same number of patterns in twice as many steps, with the optimiser our own network is meant for, of varied crystals."""
+    """As many patterns, of varied crystals, in twice as many steps of the optimiser that our own network is meant for."""
     steps = 2 * config.steps
     return dataclasses.replace(
         config,

@@ -87,6 +87,21 @@ def test_chunks_of_training_go_into_the_batch_of_evaluation(config, library, run
     assert (made["patterns"], made["targets"]["crystal_system"]["accuracy"], made["loss"]) == (13, 1.0, 6.0)
 
 
+def test_validation_and_test_are_of_real_crystals(config, library, member, monkeypatch):
+    """However far a run varies the crystals that it trains on."""
+    varied, _ = _run_of(config, library, **{"data.cell_variation": "0.2", "data.intensity_variation": "2.0"})
+    assert (varied.stream.options.cell_variation, varied.stream.options.intensity_variation) == (0.2, 2.0)
+    seen = []
+
+    def simulated(definitions, targets, losses, networks, stream, structures, keys):
+        seen.append((stream.options.cell_variation, stream.options.intensity_variation))
+        return {"crystal_system": np.eye(7)[structures % 7]}, {"crystal_system": structures % 7}, structures * 1.0
+
+    monkeypatch.setattr(evaluation, "_simulated", simulated)
+    evaluate_part([member], varied, "test")
+    assert seen == [(0.0, 0.0)]
+
+
 @pytest.mark.slow
 def test_the_batch_of_training_does_not_matter(config, library, run, member):
     """Chunks of 6 do not divide the evaluation's 16; single Poisson counts may turn."""

@@ -136,6 +136,19 @@ def _batch(stream: Stream, structures: np.ndarray, conditions: dict[str, np.ndar
     )
 
 
+def test_the_truth_of_a_varied_crystal_is_its_cell_under_the_conditions(library):
+    stream = make_stream(library, SIMXRD, batch=8, cell_variation=0.2)
+    own = np.array([[-0.1, 0.02, 0.0], [0.02, -0.05, 0.01], [0.0, 0.01, -0.2]])
+    strain = dict(zip(STRAIN, np.random.default_rng(4).normal(0, 0.01, (9, 1)), strict=True))
+    batch = dataclasses.replace(
+        _batch(stream, np.array([NAMES.index("quartz")]), strain), cell_strain=jnp.asarray(own[None], jnp.float32)
+    )
+    found = cell_of_numbers(truth(stream, batch, ("lattice",))["lattice"])[0]
+    varied = np.asarray(library.structure(NAMES.index("quartz")).lattice) @ (np.eye(3) + own)
+    acting = np.array([strain[name][0] for name in STRAIN]).reshape(3, 3)
+    np.testing.assert_allclose(found, _parameters(varied @ (np.eye(3) + acting).T), rtol=1e-5)
+
+
 @pytest.mark.parametrize("preset", [LABORATORY, SIMXRD], ids=lambda p: p.name)
 def test_the_truth_of_a_drawn_batch_is_the_strained_cell(library, preset: Preset):
     """The conditions are the stream's own, so that signs, transposition and order of the strain are too."""
