@@ -103,9 +103,10 @@ def test_networks_with_and_without_the_broken_loss_differ_in_nothing_else():
 
 def test_stored_and_fresh_runs_differ_in_nothing_else():
     runs = fixed.configs()
-    stored, fresh = (fixed.run_name(label, 100) for label in fixed.COPIES)
+    stored, fresh, varied = (fixed.run_name(label, 100) for label in fixed.WAYS)
     assert differences(runs[stored], runs[fresh]) == ["data.copies"]
-    results = {fixed.run_name(label, seed): result(seed / 1000) for label in fixed.COPIES for seed in (100, 200)}
+    assert differences(runs[varied], runs[fresh]) == ["data.cell_variation", "data.intensity_variation"]
+    results = {fixed.run_name(label, seed): result(seed / 1000) for label in fixed.WAYS for seed in (100, 200)}
     assert "| fresh patterns | 2 | 0.150 ± 0.071 |" in fixed_main.table(results)
     assert "not run" in fixed_main.table({})
 

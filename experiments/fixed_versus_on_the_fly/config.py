@@ -5,15 +5,21 @@ Wall time: about 40 minutes on 2 CPU cores. Expected: no difference in crystal s
 
 from __future__ import annotations
 
-from simxrd_jax.train.config import Data, TrainConfig, powdernet_optimizer
+from typing import Any
+
+from simxrd_jax.train.config import POWDERNET_VARIATION, Data, TrainConfig, powdernet_optimizer
 
 SEEDS = (100, 200, 300)
-COPIES = {"ten stored patterns a structure": 10, "fresh patterns": 0}
-STEPS = 1000
+WAYS: dict[str, dict[str, Any]] = {
+    "ten stored patterns a structure": {"copies": 10},
+    "fresh patterns": {},
+    "fresh patterns of varied crystals": POWDERNET_VARIATION,
+}
+STEPS = 1500
 
 
 def configs(steps: int = STEPS, seeds: tuple[int, ...] = SEEDS) -> dict[str, TrainConfig]:
-    """Name -> config of every run; a pair differs in nothing but where the patterns come from."""
+    """Name -> config of every run; they differ in nothing but where the patterns come from."""
     return {
         run_name(label, seed): TrainConfig(
             model="powdernet",
@@ -24,10 +30,10 @@ def configs(steps: int = STEPS, seeds: tuple[int, ...] = SEEDS) -> dict[str, Tra
             validate_every=max(steps // 5, 1),
             checkpoint_every=max(steps // 5, 1),
             validation_patterns=256,
-            data=Data(split="ool_disjoint", preset="laboratory", copies=copies),
+            data=Data(split="ool_disjoint", preset="laboratory", **way),
             optimizer=powdernet_optimizer(steps),
         )
-        for label, copies in COPIES.items()
+        for label, way in WAYS.items()
         for seed in seeds
     }
 

@@ -1,4 +1,4 @@
-"""The same network and budget on ten stored patterns a structure, as published, and on fresh ones."""
+"""The same network and budget on ten stored patterns a structure, as published, on fresh ones, and on varied crystals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.fixed_versus_on_the_fly.config import COPIES, SEEDS, STEPS, configs, run_name
+from experiments.fixed_versus_on_the_fly.config import SEEDS, STEPS, WAYS, configs, run_name
 from simxrd_jax.train.benchmark import CONSTANTS
 from simxrd_jax.train.suite import experiment, markdown, mean_and_spread
 
@@ -24,7 +24,7 @@ def table(results: Mapping[str, Any]) -> str:
     """Mean and spread over seeds."""
     rows = [["training patterns", "seeds", *(title for _, _, title in METRICS)]]
     known: Mapping[str, Any] = {}
-    for label in COPIES:
+    for label in WAYS:
         tests = [results[run_name(label, seed)]["test"]["targets"] for seed in SEEDS if run_name(label, seed) in results]
         cells = [
             mean_and_spread([test[target][name] for test in tests]) if tests else "not run" for target, name, _ in METRICS

@@ -87,7 +87,7 @@ class Optimizer:
 
 
 # How far the crystals of the training patterns are varied where PowderNet is trained by its own recipe.
-POWDERNET_VARIATION = {"cell_variation": 0.15, "intensity_variation": 1.0}
+POWDERNET_VARIATION: dict[str, Any] = {"cell_variation": 0.15, "intensity_variation": 1.0}
 
 
 def powdernet_optimizer(steps: int) -> Optimizer:
