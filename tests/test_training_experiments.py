@@ -22,7 +22,7 @@ from experiments.real_patterns import main as real_main
 from experiments.training_speed import main as speed
 from simxrd_jax.models import model_names
 from simxrd_jax.train.benchmark import CPU_MODELS, OWN, SAME_IN_BOTH, SIZES, benchmark_configs, benchmark_table
-from simxrd_jax.train.config import differences
+from simxrd_jax.train.config import TrainConfig, differences, to_dict
 from simxrd_jax.train.targets import TARGETS
 
 
@@ -173,3 +173,19 @@ def test_three_steps_of_every_network(tmp_path: pathlib.Path):
     out_of_library(["--size", "smoke", "--runs", str(tmp_path)])
     found = json.loads((tmp_path / "results_smoke.json").read_text())
     assert len(found) == len(benchmark_configs("ool_disjoint", "simxrd", SIZES["smoke"]))
+
+
+def test_measured_patterns_are_judged_by_the_run_of_the_results_alone(monkeypatch, tmp_path, capsys):
+    """A run of another config that lies in the folder changes no number."""
+    results = tmp_path / "results.json"
+    known = {"materials_project": result(0.3) | {"config": to_dict(TrainConfig(steps=7))}}
+    results.write_text(json.dumps(known))
+    (tmp_path / "materials_project").mkdir()
+    judged = lambda *_: pytest.fail("judged")  # noqa: E731
+    monkeypatch.setattr(real_main, "evaluate_measured", judged)
+    monkeypatch.setattr(real_main, "read_network", lambda folder: (TrainConfig(steps=8), {}, None, None))
+    real_main.judge(tmp_path, results)  # not complete
+    (tmp_path / "materials_project" / "results.json").write_text("{}")
+    real_main.judge(tmp_path, results)
+    assert "is another run" in capsys.readouterr().err
+    assert json.loads(results.read_text()) == known

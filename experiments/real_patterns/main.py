@@ -11,8 +11,9 @@ from typing import Any
 from experiments.real_patterns.config import LIBRARIES, PATTERNS, STEPS, configs
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.xy import write_together
+from simxrd_jax.train.config import from_dict
 from simxrd_jax.train.evaluation import evaluate_measured
-from simxrd_jax.train.run import read_network
+from simxrd_jax.train.run import RESULTS, read_network
 from simxrd_jax.train.suite import compact, experiment, markdown, read_results
 
 METRICS = (
@@ -31,9 +32,12 @@ def judge(runs: Path, results: Path) -> None:
     if not known:
         return
     for name in LIBRARIES:
-        if name not in known or not (runs / name).is_dir():
+        if name not in known or not (runs / name / RESULTS).exists():
             continue
         config, content, definition, network = read_network(runs / name)
+        if config != from_dict(known[name]["config"], str(results)):
+            print(f"{runs / name} is another run than that of {results}, and not judged", file=sys.stderr)
+            continue
         known[name].setdefault("measured", {})
         for patterns in PATTERNS:
             try:

@@ -104,13 +104,15 @@ def evaluate_runs(
     from simxrd_jax.conditions import nearest
     from simxrd_jax.io.measured import PLACES
     from simxrd_jax.library.splits import SPLITS
-    from simxrd_jax.train.evaluation import evaluate_measured, evaluate_part
+    from simxrd_jax.train.evaluation import chosen_structures, evaluate_measured, evaluate_part
     from simxrd_jax.train.run import open_library, set_up
 
     if output is not None:
         check_target(output)
     if limit < 0:
         raise InputError(f"--limit {limit}: give the most structures to take, or 0 for all")
+    if not on:
+        raise InputError("--on is empty; name a split, a set of measured patterns or a file")
     split, _, part = on.partition(":")
     if split not in SPLITS and on not in PLACES and not pathlib.Path(on).exists():
         places = dict.fromkeys((*SPLITS, *PLACES))
@@ -126,7 +128,9 @@ def evaluate_runs(
         if library is not None:
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, library=library))
         run = set_up(config, open_library(config.data.library), content["train_counts"])
-        note = _seen_in_training(run.library, split, part or "test", trained_on if library is None else None)
+        is_known = run.library.meta.fingerprint == content["library"]
+        tested = chosen_structures(run.library, split, part or "test", limit)
+        note = _seen_in_training(run.library, split, tested, trained_on if is_known else None)
         made = evaluate_part(members, run, part or "test", split=split, limit=limit, progress=True)
     else:
         made = evaluate_measured(members, config, content, on)
@@ -135,15 +139,14 @@ def evaluate_runs(
     return "\n".join(filter(None, (note, result_text(made))))
 
 
-def _seen_in_training(library: Library, split: str, part: str, trained_on: Sequence[str] | None) -> str:
-    """A warning where structures of a part were trained on; None: it cannot be told, since the library is another one."""
+def _seen_in_training(library: Library, split: str, tested: np.ndarray, trained_on: Sequence[str] | None) -> str:
+    """A warning where tested structures were trained on; None: it cannot be told, since the library is another one."""
     from simxrd_jax.train.targets import structures_in
 
-    if split == "in_library":
-        return ""
     if trained_on is None:
         return "note: structures of another library; whether the networks were trained on some of them is not known"
-    tested = structures_in(library, split, part)
+    if split == "in_library":
+        return ""
     seen = np.unique(np.concatenate([structures_in(library, s, "train") for s in set(trained_on)]))
     count = int(np.isin(tested, seen).sum())
     return f"note: {count:,} of these {len(tested):,} structures were in the training of the networks" if count else ""

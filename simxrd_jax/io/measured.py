@@ -31,6 +31,8 @@ from simxrd_jax.io.xy import read_xy
 
 CU_KALPHA = 1.5418  # mean of the doublet, as the sources state it without saying more. [A]
 MIN_POINTS = 100  # on the grid's range
+# Points farther apart than this, and than so many of the usual steps, have a gap between them.
+MAX_GAP, GAP_STEPS = 0.5, 5.0  # [deg], [steps]
 MIN_COVERED = 0.5  # of the grid; below, most of what a network sees would be filling
 MAX_NEGATIVE = 0.1  # of the maximum: less is noise about a subtracted background and set to 0, more is no pattern of counts
 WAVELENGTHS = (0.1, 5.0)  # [A]
@@ -257,7 +259,7 @@ def _edges(grid: np.ndarray) -> np.ndarray:
 
 
 def _covered_points(x: np.ndarray, grid: np.ndarray, name: str) -> np.ndarray:
-    """Grid points whose bins the measurement reaches."""
+    """Grid points whose bins the measurement reaches and that lie in none of its gaps."""
     edges = _edges(grid)
     ends = f"{grid[0]:g} to {grid[-1]:g}"
     points = int(((x >= edges[0]) & (x <= edges[-1])).sum())
@@ -267,7 +269,11 @@ def _covered_points(x: np.ndarray, grid: np.ndarray, name: str) -> np.ndarray:
         few = f"only {points} points fall on the grid's {ends} deg, {MIN_POINTS} are needed; give a pattern of that range"
         raise OffGridError(name, few)
     half = np.diff(edges) / 2
-    return (grid >= x[0] - half) & (grid <= x[-1] + half)
+    step = np.diff(x)
+    after = np.clip(np.searchsorted(x, grid, side="right"), 1, x.size - 1)
+    distance = np.minimum(np.abs(grid - x[after - 1]), np.abs(grid - x[after]))
+    is_in_gap = (step[after - 1] > max(MAX_GAP, GAP_STEPS * float(np.median(step)))) & (distance > half)
+    return (grid >= x[0] - half) & (grid <= x[-1] + half) & ~is_in_gap
 
 
 def _resampled(x: np.ndarray, rows: np.ndarray, grid: np.ndarray) -> np.ndarray:

@@ -175,7 +175,8 @@ def benchmark_table(results: Mapping[str, Any], split: str, size: Size, publishe
                 rows.append(row + [_mean(cell, score) for score in scores])
         for title, key in CONSTANTS.items():
             if tested:
-                found = [next((m[key][score] for m in tested if score in m.get(key, {})), None) for score in scores]
+                # The same in all runs; the greatest, where some are of an answer that was not the best one.
+                found = [max((m[key][score] for m in tested if score in m.get(key, {})), default=None) for score in scores]
                 rows.append([title, "", "", "", "", *("" if value is None else f"{value:.3f}" for value in found)])
         parts.append(f"**{task.replace('_', ' ').capitalize()}**, {split}\n\n{markdown(rows)}")
     return "\n\n".join(parts)
@@ -213,11 +214,12 @@ def main(split: str, preset: str, folder: pathlib.Path, published: Published, ar
     runs = given.runs or pathlib.Path("runs") / f"{folder.name}-{given.size}"
     is_trial = given.size == "smoke" or given.steps is not None or given.library is not None
     try:
-        configs = {} if given.table else benchmark_configs(split, preset, select(given.models, size))
+        chosen = {} if given.table else benchmark_configs(split, preset, select(given.models, size))
     except InputError as error:
         parser.error(str(error))
     finish(
-        configs=configs,
+        configs=benchmark_configs(split, preset, size),
+        chosen=chosen,
         runs=runs,
         results=(runs if is_trial else folder) / f"results_{given.size}.json",
         readme=None if is_trial else folder / "README.md",

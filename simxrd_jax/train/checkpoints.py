@@ -81,7 +81,13 @@ class Checkpoints:
             options.multiprocessing_options = ocp.options.MultiprocessingOptions(
                 primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"host{own}"
             )
-        self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
+        try:
+            self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
+        except Exception as error:  # of any file that a crash has left half written
+            raise InputError(
+                f"{self.folder}: cannot be read ({_first_line(error)}); delete the damaged checkpoint, which is the "
+                "folder with an empty or broken file in it"
+            ) from error
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
@@ -169,11 +175,15 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            first = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
             raise InputError(
-                f"{self.folder / str(step)}: the checkpoint does not fit the network of the config, or is damaged ({first}); "
-                "give the folder of a run of this model, or delete the checkpoint: training goes on from the one before"
+                f"{self.folder / str(step)}: the checkpoint does not fit the network of the config, or is damaged "
+                f"({_first_line(error)}); give the folder of a run of this model, or delete the checkpoint: training goes on "
+                "from the one before, if there is one"
             ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
 
 
 def _reason(error: OSError | ValueError) -> str | None:

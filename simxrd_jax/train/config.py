@@ -2,7 +2,7 @@
 
     CONFIG = TrainConfig(model="cnn11", targets=("space_group",), data=Data(split="ool_disjoint"))
 
-A config file may name several of them in a dictionary `CONFIGS`. `simxrd train FILE[:NAME] --set data.preset=synchrotron`
+A config file may name several of them in a dictionary `CONFIGS`. `simxrd train FILE[:NAME] --set data.preset=simxrd`
 changes a field by its dotted name. A run's folder keeps its config as JSON, from which `from_dict` makes it again.
 """
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.measured import read_measured, system_of
 from simxrd_jax.library.extinction_table import EXTINCTION_GROUP
+from simxrd_jax.library.store import Library
 from simxrd_jax.library.stream import Stream
 from simxrd_jax.models.lattice import LATTICE, cell_of_numbers
 from simxrd_jax.presets import get_preset
@@ -56,6 +57,12 @@ def ensemble(members: Sequence[Member], x: Any, targets: tuple[str, ...]) -> dic
     return {t: sum(said[t] for said in every) / len(every) for t in every[0]}
 
 
+def chosen_structures(library: Library, split: str, part: str, limit: int = 0) -> np.ndarray:
+    """Structures of a part in the order in which a limited evaluation takes them, `limit` at most; 0 is all."""
+    structures = np.random.default_rng(SHUFFLE_SEED).permutation(structures_in(library, split, part))
+    return structures[:limit] if limit else structures
+
+
 def evaluate_part(
     members: Sequence[Member], run: Run, part: str, *, split: str = "", limit: int = 0, progress: bool = False
 ) -> dict[str, Any]:
@@ -77,8 +84,7 @@ def evaluate_part(
     """
     config = run.config
     split = split or config.data.split
-    structures = np.random.default_rng(SHUFFLE_SEED).permutation(structures_in(run.library, split, part))
-    structures = structures[:limit] if limit else structures
+    structures = chosen_structures(run.library, split, part, limit)
     if not len(structures):
         raise InputError(f"{config.data.library}: the part {part} of {split} is empty; take another split or library")
     key = part_key(jax.random.key(EVALUATION_SEED), f"{split} {part}")
@@ -240,8 +246,11 @@ def _codes_of_groups(space_groups: np.ndarray, target: str, names: Sequence[str]
 
 
 def _lattice_metrics(said: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
-    found, true = cell_of_numbers(said), cell_of_numbers(wanted)
+    with np.errstate(over="ignore"):  # of a network that has gone astray
+        found, true = cell_of_numbers(said), cell_of_numbers(wanted)
     lengths = np.abs(found[:, :3] / true[:, :3] - 1.0)
+    if not np.isfinite(lengths).all() or not np.isfinite(found).all():
+        raise InputError(NOT_FINITE)
     angles = np.abs(found[:, 3:] - true[:, 3:])
     return {
         "median_length_error": float(np.median(lengths)),

@@ -56,9 +56,15 @@ def read_lines(folder: pathlib.Path, kind: str | None = None) -> list[dict[str, 
             line = json.loads(text)
         except json.JSONDecodeError:
             continue
-        if isinstance(line, dict) and {"kind", "step"} <= line.keys() and kind in (None, line["kind"]):
+        if _is_line(line) and kind in (None, line["kind"]):
             found.append(line)
     return found
+
+
+def _is_line(line: Any) -> bool:
+    if not isinstance(line, dict) or "kind" not in line or not isinstance(line.get("step"), int):
+        return False
+    return isinstance(line.get("seconds", 0.0), int | float)
 
 
 def surroundings() -> dict[str, Any]:

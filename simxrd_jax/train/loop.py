@@ -39,6 +39,7 @@ from simxrd_jax.train.evaluation import evaluate_part, report
 from simxrd_jax.train.logs import METRICS, Log, read_lines, surroundings
 from simxrd_jax.train.run import CONFIG, RESULTS, Run, open_library, read_run, set_up
 from simxrd_jax.train.state import Totals, TrainState, abstract, make_step, no_totals, replicated
+from simxrd_jax.train.targets import structures_in
 
 DISPLAY_EVERY = 10  # steps between updates of the progress bar
 
@@ -70,7 +71,15 @@ def train(
     folder = pathlib.Path(folder)
     config = checked(config)
     run = set_up(config, open_library(config.data.library))
+    for part in ("validation", "test"):
+        if not structures_in(run.library, config.data.split, part).size:
+            raise InputError(
+                f"{config.data.library}: the part {part} of {config.data.split} is empty; take another split or library"
+            )
     say = say if hosts.is_first() else _quiet
+    if run.mesh.size < jax.device_count():
+        used, there = run.mesh.size, jax.device_count()
+        say(f"batch={config.batch} is spread over {used} of {there} devices; a multiple of {there} would use all")
     with contextlib.ExitStack() as held:
         hosts.first_says(lambda: bool(held.enter_context(claim(folder, run))))
         if hosts.first_says((folder / RESULTS).exists):
@@ -111,7 +120,7 @@ def _train(run: Run, folder: pathlib.Path, say: Callable[[str], None], stop_afte
     made = {
         "config": to_dict(config),
         "best_step": best,
-        "seconds": round(sum(line["seconds"] for line in read_lines(folder, "train")), 1),
+        "seconds": round(sum(line.get("seconds", 0.0) for line in read_lines(folder, "train")), 1),
         "patterns": config.batch * last,
         "surroundings": surroundings(),
         "test": evaluate_part([(run.definition, network)], run, "test"),
@@ -204,10 +213,10 @@ def _is_unborn(folder: pathlib.Path) -> bool:
 def _read_results(path: pathlib.Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or "test" not in found:
+        if not isinstance(found, dict) or not isinstance(found.get("test"), dict) or "targets" not in found["test"]:
             raise ValueError("it holds no results")
         return found
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); delete it, and the same command makes it again") from error
 
 

@@ -12,6 +12,7 @@ Classes without training samples count as if they had one: an effective number o
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -54,6 +55,10 @@ class Loss:
     def __post_init__(self) -> None:
         if self.name not in LOSSES:
             raise InputError(f"there is no loss {self.name!r}{nearest(self.name, dict.fromkeys(LOSSES))}")
+        for field in ("label_smoothing", "focal_gamma", "class_balanced_beta", "logit_adjustment_tau"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                raise InputError(f"the loss's {field} is {value!r}; give a number")
         for field in ("label_smoothing", "class_balanced_beta"):
             if not 0 <= getattr(self, field) < 1:
                 raise InputError(f"the loss's {field} is {getattr(self, field)!r}; give a number from 0 to below 1")

@@ -217,7 +217,8 @@ def constant_predictor(
     known: Int[np.ndarray, " class"] | None = None,
     groups: Int[np.ndarray, " class"] | None = None,
 ) -> dict[str, float]:
-    """Scores of giving one answer always: the most frequent classes, the most frequent first.
+    """Scores of giving one answer always: the most frequent classes, the most frequent first; of the groups, the answer's own,
+    or the most frequent one where `known` is None.
 
     Args:
       counts: samples of each class.
@@ -226,7 +227,7 @@ def constant_predictor(
 
     Returns:
       accuracy, macro_f1, macro_precision, macro_recall, balanced_accuracy, top_1, top_3, top_5, and with `groups` the
-      accuracy of the answer's group, extinction_group_accuracy.
+      accuracy of the group, extinction_group_accuracy.
 
     Raises:
       InputError: counts that are no counts, or none at all.
@@ -244,7 +245,9 @@ def constant_predictor(
         **{f"top_{k}": float(support[order[:k]].sum() / support.sum()) for k in TOP},
     }
     if groups is not None:
-        made["extinction_group_accuracy"] = float(support[groups == groups[order[0]]].sum() / support.sum())
+        of_group = np.bincount(groups, support)
+        answered = of_group.max() if known is None else of_group[groups[order[0]]]
+        made["extinction_group_accuracy"] = float(answered / support.sum())
     return made
 
 

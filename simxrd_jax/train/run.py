@@ -21,12 +21,13 @@ from simxrd_jax.errors import InputError
 from simxrd_jax.library.store import Library, read_library
 from simxrd_jax.library.stream import LABELS, Impurities, Stream, make_stream
 from simxrd_jax.models import MODELS, create_model
-from simxrd_jax.presets import Uniform
+from simxrd_jax.models.classifier import FIRST, POINTS, STEP
+from simxrd_jax.presets import PRESETS, Uniform, get_preset
 from simxrd_jax.train.checkpoints import FOLDER, Checkpoints
 from simxrd_jax.train.config import Data, TrainConfig, checked, fields_of, from_dict
 from simxrd_jax.train.losses import make_loss
 from simxrd_jax.train.state import Network, TrainState, abstract, make_mesh, make_optimizer, replicated, split_network
-from simxrd_jax.train.targets import LATTICE, TARGETS, counts_in, names_of, structures_in
+from simxrd_jax.train.targets import LATTICE, SPACE_GROUPS, TARGETS, counts_in, names_of, structures_in
 
 CONFIG, RESULTS = "config.json", "results.json"
 PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
@@ -95,6 +96,7 @@ def set_up(config: TrainConfig, library: Library, train_counts: Mapping[str, Any
     """
     config = checked(config)
     _check(config)
+    _check_grid(config.data.preset)
     mesh = make_mesh(config.batch)
     stream = training_stream(config, library, config.batch // mesh.size)
     train = structures_in(library, config.data.split, "train")
@@ -199,7 +201,9 @@ def _are_of(targets: Sequence[str], classes: dict[str, Any], train_counts: dict[
         isinstance(names, list)
         and isinstance(train_counts[target], list)
         and [type(name) for name in names] == [str] * len(names)
+        and (target != "space_group" or tuple(names) == SPACE_GROUPS)
         and [type(count) for count in train_counts[target]] == [int] * len(names)
+        and min(train_counts[target], default=0) >= 0 < sum(train_counts[target])
         for target, names in classes.items()
     )
 
@@ -231,6 +235,17 @@ def _check(config: TrainConfig) -> None:
         )
 
 
+def _check_grid(preset: str) -> None:
+    window = get_preset(preset).two_theta
+    grid = (FIRST, FIRST + (POINTS - 1) * STEP, STEP)
+    if not np.allclose(window, grid):
+        fitting = [name for name, each in PRESETS.items() if np.allclose(each.two_theta, grid)]
+        raise InputError(
+            f"data.preset={preset} has patterns from {window[0]:g} to {window[1]:g} deg in steps of {window[2]:g}, and "
+            f"networks read {grid[0]:g} to {grid[1]:g} in steps of {grid[2]:g}; choose from {', '.join(fitting)}"
+        )
+
+
 def _impurities(data: Data) -> Impurities | None:
     if data.impurities < 0:
         raise InputError(f"data.impurities={data.impurities} must be 0 or more")
@@ -256,6 +271,7 @@ def read_network(folder: str | pathlib.Path) -> tuple[TrainConfig, dict[str, Any
       InputError: the folder holds no run, no checkpoint yet, or one of another model.
     """
     config, content = read_run(folder)
+    _check(config)
     classes = {t: tuple(names) for t, names in content["classes"].items()}
     definition, network = split_network(new_model(config, classes), config.optimizer.average_decay > 0)
     if not (pathlib.Path(folder) / FOLDER).is_dir():

@@ -19,7 +19,7 @@ import jax
 from simxrd_jax.errors import InputError, device_error
 from simxrd_jax.io.xy import write_together
 from simxrd_jax.process import prepare_process
-from simxrd_jax.train.config import TrainConfig, from_dict
+from simxrd_jax.train.config import TrainConfig, differences, from_dict
 from simxrd_jax.train.loop import train
 
 MARKS = "<!-- {name}: begin -->", "<!-- {name}: end -->"  # of the place of a table in a README
@@ -132,6 +132,22 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def current(
+    results: Mapping[str, Any], configs: Mapping[str, TrainConfig], source: pathlib.Path, *, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The results of the runs that an experiment is made of now; those of another config are left out, which is said."""
+    kept = {}
+    for name, result in results.items():
+        if name not in configs:
+            continue
+        differ = differences(from_dict(result["config"], f"{source} ({name})"), configs[name])
+        if differ:
+            say(f"{source}: {name} is of a run with another {', '.join(differ)}, and left out; run the experiment again")
+        else:
+            kept[name] = result
+    return kept
+
+
 def experiment(
     folder: pathlib.Path,
     make_configs: Callable[[int | None], Mapping[str, TrainConfig]],
@@ -157,7 +173,8 @@ def experiment(
     runs = given.runs or pathlib.Path("runs") / folder.name
     results = (folder if given.steps is None else runs) / "results.json"
     finish(
-        configs={} if given.table else make_configs(given.steps),
+        configs=make_configs(given.steps),
+        chosen=() if given.table else None,
         runs=runs,
         results=results,
         readme=folder / "README.md" if given.steps is None else None,
@@ -173,22 +190,42 @@ def finish(
     results: pathlib.Path,
     readme: pathlib.Path | None,
     make_table: Callable[[Mapping[str, Any]], str],
+    chosen: Iterable[str] | None = None,
     after: Callable[[pathlib.Path, pathlib.Path], None] = lambda runs, results: None,
     place: str = "results",
 ) -> None:
-    """Makes runs, prints their table and puts it into its place in a README; ends the process with 1 if a run failed."""
+    """Makes runs, prints their table and puts it into its place in a README; ends the process with 1 if a run failed.
+
+    Args:
+      configs: every run of the experiment; results of others are not shown.
+      runs: folder of the runs.
+      results: JSON file of the experiment.
+      readme: with the place of the table; None prints it only.
+      make_table: results -> Markdown.
+      chosen: runs that are made; None is all of them.
+      after: called with `runs` and `results` before the table is made.
+      place: of the table in the README.
+    """
 
     def say(sentence: str) -> None:
         print(sentence, file=sys.stderr)
 
     try:
         prepare_process()
-        results.parent.mkdir(parents=True, exist_ok=True)
-        if not configs and not results.exists():
+        to_make = configs if chosen is None else {name: configs[name] for name in chosen}
+        if not to_make and not results.exists():
             raise InputError(f"{results}: there is no run yet; leave --table out to make them")
-        failed = run_all(configs, runs, results, say=say)
+        try:
+            results.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{results.parent}: cannot be made a folder ({error.strerror}); give another") from error
+        failed = run_all(to_make, runs, results, say=say)
         after(runs, results)
-        table = make_table(read_results(results))
+        shown = current(read_results(results), configs, results, say=say)
+        try:
+            table = make_table(shown)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{results}: lacks {error} of a run; restore the file or delete it") from error
         print(table)
         if readme is not None:
             write_table(readme, table, place)

@@ -498,3 +498,16 @@ def test_mn2o3_of_xred_is_bixbyite(shared_data):
 def test_names_lead_to_the_sets(shared_data):
     for name in PLACES:
         assert read_measured(name, GRID, CU).name == name
+
+
+def test_gaps_of_a_measurement_are_not_covered():
+    x = GRID[(GRID < 30) | (GRID > 60)]
+    found, covered = to_grid(x, 1 + peak(x, 20.0) + 0.5 * peak(x, 70.0), CU, GRID, CU)
+    assert covered == pytest.approx(40 / 70, abs=0.002)
+    assert np.all(found[(GRID > 30.1) & (GRID < 59.9)] == found.min())
+    short = GRID[(GRID < 25) | (GRID > 70)]
+    with pytest.raises(OffGridError, match=r"covers 35\.\d % of the grid"):
+        to_grid(short, 1 + peak(short, 20.0), CU, GRID, CU)
+    # A coarse pattern has steps, not gaps.
+    coarse = np.arange(10.0, 80.1, 0.4)
+    assert to_grid(coarse, 1 + peak(coarse, 20.0, 2.0), CU, GRID, CU)[1] == 1

@@ -18,6 +18,7 @@ from simxrd_jax.library.build import library_of
 from simxrd_jax.library.store import read_library, write_library
 from simxrd_jax.train import evaluation, state
 from simxrd_jax.train.config import TrainConfig
+from simxrd_jax.train.evaluation import chosen_structures
 from simxrd_jax.train.targets import structures_in
 
 from .conftest import content_of, write_config
@@ -377,11 +378,40 @@ def test_the_highest_point_that_networks_see():
 
 def test_structures_that_were_trained_on_are_told(datasets):
     library = read_library(datasets / "mp_library.simxrd")
-    told = _seen_in_training(library, "ool_published", "test", ["ool_disjoint"])
     tested, trained = (structures_in(library, s, p) for s, p in (("ool_published", "test"), ("ool_disjoint", "train")))
+    told = _seen_in_training(library, "ool_published", tested, ["ool_disjoint"])
     both = len(set(tested.tolist()) & set(trained.tolist()))
     assert 0 < both < len(tested)
+    unseen = structures_in(library, "ool_disjoint", "test")
     assert told == f"note: {both} of these {len(tested)} structures were in the training of the networks"
-    assert not _seen_in_training(library, "ool_disjoint", "test", ["ool_disjoint"])
-    assert not _seen_in_training(library, "in_library", "test", ["in_library"])  # its name says so
-    assert "is not known" in _seen_in_training(library, "ool_disjoint", "test", None)
+    assert not _seen_in_training(library, "ool_disjoint", unseen, ["ool_disjoint"])
+    assert not _seen_in_training(library, "in_library", tested, ["in_library"])  # its name says so
+    assert "is not known" in _seen_in_training(library, "ool_disjoint", tested, None)
+    few = chosen_structures(library, "ool_published", "test", 8)
+    assert few.size == 8
+    assert set(few.tolist()) < set(tested.tolist())
+
+
+def test_a_library_that_was_replaced_is_told(simxrd, config, run, datasets, tmp_path):
+    _edit(run, data={"library": str(datasets / "mp_library.simxrd"), "split": "ool_disjoint"})
+    answer = simxrd("evaluate", run, "--on", "ool_disjoint", "--limit", "8")
+    assert answer.out.startswith("note: structures of another library"), answer.err
+
+
+@pytest.mark.parametrize("change", [{"precision": "zz"}, {"train_counts": {"crystal_system": [0] * 7}}])
+def test_a_run_whose_config_makes_no_sense_is_named(simxrd, run, pattern, change):
+    path = run / "config.json"
+    content = json.loads(path.read_text())
+    content |= {"config": content["config"] | change} if "precision" in change else change
+    path.write_text(json.dumps(content))
+    _refused(simxrd("predict", run, pattern), "precision 'zz'" if "precision" in change else "config.json")
+
+
+def test_a_checkpoint_without_its_metrics_is_named(simxrd, run, pattern):
+    for path in (run / "checkpoints").glob("*/metrics/metrics"):
+        path.write_text("")
+    _refused(simxrd("predict", run, pattern), "checkpoints: cannot be read", "delete the damaged checkpoint")
+
+
+def test_an_empty_place_is_no_place(simxrd, run):
+    _refused(simxrd("evaluate", run, "--on", ""), "--on is empty")

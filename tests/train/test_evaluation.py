@@ -361,3 +361,10 @@ def test_evaluating_changes_no_network(run, member, quick):
     before = jax.tree.map(np.array, member[1])
     evaluate_part([member], run, "test", limit=3)
     assert_equal(member[1], before)
+
+
+def test_a_lattice_that_is_no_number_is_no_answer():
+    wanted = np.zeros((3, 6))
+    for value in (np.nan, np.inf, 1e30):
+        with pytest.raises(InputError, match="not finite numbers"):
+            evaluation.metrics_of(np.full((3, 6), value), wanted, "lattice", {}, {})

@@ -210,7 +210,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, float]], No
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The networks that runs evaluate at their end, which are not evaluated."""
     networks: list[Any] = []
-    monkeypatch.setattr(loop, "evaluate_part", lambda members, run, part: networks.append(members[0][1]) or {"part": part})
+    monkeypatch.setattr(
+        loop, "evaluate_part", lambda members, run, part: networks.append(members[0][1]) or {"part": part, "targets": {}}
+    )
     monkeypatch.setattr(loop, "report", lambda *_: None)
     return networks
 
@@ -449,7 +451,17 @@ def test_the_learning_rate_of_a_line_is_that_of_its_step(run):
     assert line["learning_rate"] == 3.0  # optax counts from 0: the seventh step used schedule(6)
 
 
-@pytest.mark.parametrize("text", ["[]", '{"kind": "train"}', "3", "\xff"])
+NO_LINES = (
+    "[]",
+    '{"kind": "train"}',
+    '{"kind": "train", "step": "x"}',
+    '{"kind": "train", "step": 1, "seconds": []}',
+    "3",
+    "\xff",
+)
+
+
+@pytest.mark.parametrize("text", NO_LINES)
 def test_lines_that_are_no_lines_are_left_out(text, tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(f'{text}\n{{"kind": "train", "step": 1}}\n'.encode("latin-1"))
     assert read_lines(tmp_path, "train") == [{"kind": "train", "step": 1}]
@@ -476,3 +488,18 @@ def test_a_folder_without_permission(config, tmp_path):
         train(config, folder)
     for path in (folder, folder / "checkpoints"):
         path.chmod(0o700)
+
+
+def test_a_part_without_structures_is_refused_before_anything_is_trained(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "structures_in", lambda library, split, part: np.arange(0 if part == "test" else 3))
+    with pytest.raises(InputError, match="the part test of in_library is empty"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_devices_that_a_batch_does_not_divide_are_said(config, tmp_path, scripted, monkeypatch):
+    scripted({})
+    said: list[str] = []
+    monkeypatch.setattr(loop.jax, "device_count", lambda: 3)
+    train(config, tmp_path / "run", say=said.append, stop_after=1)
+    assert said[0] == "batch=8 is spread over 1 of 3 devices; a multiple of 3 would use all"

@@ -200,3 +200,11 @@ def test_bad_configs_are_refused(arguments, words):
 def test_bad_counts_are_refused(counts):
     with pytest.raises(InputError, match="training samples of each class"):
         make_loss(Loss(), counts)
+
+
+@pytest.mark.parametrize(("field", "value"), [("focal_gamma", "2"), ("label_smoothing", None), ("logit_adjustment_tau", True)])
+def test_numbers_of_another_type_are_named(field, value):
+    loss = Loss()
+    object.__setattr__(loss, field, value)  # types are checked in tests before it is
+    with pytest.raises(InputError, match=f"the loss's {field} is {value!r}; give a number"):
+        loss.__post_init__()

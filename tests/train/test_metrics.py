@@ -371,3 +371,10 @@ def test_picture_shows_row_shares_and_system_boundaries():
     assert lows == [last - 0.5 for last, _ in CRYSTAL_SYSTEMS[:-1]]
     assert len(axes.get_xticks()) <= MAX_TICKS
     assert [label.get_text() for label in axes.get_yticklabels()][:2] == ["1", "11"]
+
+
+def test_the_best_constant_group_may_be_another_than_that_of_the_best_class():
+    groups = np.array([0, 1, 1])
+    best = constant_predictor(np.array([4, 3, 3]), groups=groups)
+    assert (best["accuracy"], best["extinction_group_accuracy"]) == (0.4, 0.6)
+    assert constant_predictor(np.array([4, 3, 3]), np.array([9, 1, 1]), groups)["extinction_group_accuracy"] == 0.4

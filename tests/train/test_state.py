@@ -193,7 +193,7 @@ def test_optimizers_that_are_refused(change, message):
         ({"data.impurity_probability": "1.5"}, "data.impurity_probability=1.5 must be above 0 and at most 1"),
         ({"data.impurity_fraction": "0"}, "data.impurity_fraction=0 must be above 0 and at most 1"),
         ({"data.split": "ool_disjont"}, "did you mean ool_disjoint"),
-        ({"data.preset": "synchrotron"}, "wavelength"),
+        ({"data.preset": "synchrotron"}, "networks read 10 to 80 in steps of 0.02; choose from ideal, simxrd, laboratory"),
         ({"data.mode": "fast"}, "no mode 'fast'"),
         ({"data.sampling": "even"}, "no sampling 'even'"),
     ],

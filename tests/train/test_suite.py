@@ -195,3 +195,37 @@ def test_the_table_of_a_benchmark():
     assert rows["CNN1"][2:] == ["not run"] * 5
     assert rows["majority class of the training"] == ["", "", "", "", "0.111", "0.011", ""]
     assert rows["PowderNet"][:4] == ["", "", "", ""]
+
+
+def test_results_of_another_config_are_not_shown(made, tmp_path):
+    results, said = tmp_path / "results.json", []
+    run_all({"a": CONFIGS["a"], "d": CONFIGS["d"]}, tmp_path / "runs", results, say=said.append)
+    now = {"a": CONFIGS["a"], "d": dataclasses.replace(CONFIGS["d"], steps=7, seed=3)}
+    assert list(suite.current(read_results(results), now, results, say=said.append)) == ["a"]
+    assert said[-1] == f"{results}: d is of a run with another steps, seed, and left out; run the experiment again"
+    shown: list[Any] = []
+    for chosen in ((), ["a"]):  # also where only a table is made
+        suite.finish(
+            configs=now,
+            chosen=chosen,
+            runs=tmp_path / "runs",
+            results=results,
+            readme=None,
+            make_table=lambda known: shown.append(list(known)) or "table",
+        )
+    assert shown == [["a"], ["a"]]
+
+
+def test_folders_that_cannot_be_made_and_results_that_lack_numbers_are_named(made, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    results = tmp_path / "results.json"
+    lacking = lambda known: known["a"]["nothing"]  # noqa: E731
+    run_all({"a": CONFIGS["a"]}, tmp_path / "runs", results, say=lambda sentence: None)
+    for path, table, message in (
+        (tmp_path / "file" / "results.json", str, "cannot be made a folder"),
+        (results, lacking, "results.json: lacks 'nothing' of a run"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            suite.finish(configs={"a": CONFIGS["a"]}, runs=tmp_path / "runs", results=path, readme=None, make_table=table)
+        assert ended.value.code == 1
+        assert message in capsys.readouterr().err
