@@ -71,7 +71,7 @@ SIZES = {
     # The best of the published networks at the size above, and ours, on four times as many patterns.
     "cpu_best": Size(2000, 32, SHIPPED, models=("cnn11", "powdernet"), only_models=True, validation_patterns=256),
     # On so many structures that a test of each tells networks apart by hundredths.
-    "cpu_large": Size(2000, 32, LARGE, models=("cnn1", "cnn11", "powdernet"), only_models=True, validation_patterns=1024),
+    "cpu_large": Size(2000, 32, LARGE, models=("cnn11", "powdernet"), only_models=True, validation_patterns=1024),
     "full": Size(
         steps=100_000, batch=128, library=FULL, models=tuple(MODELS), seeds=(100, 200, 300, 400, 500), validations=20
     ),
