@@ -254,9 +254,12 @@ def test_keys_are_the_ones_promised(library):
 
 @pytest.mark.parametrize("chunk", [pytest.param(1, marks=SLOW), pytest.param(4, marks=SLOW), 12])
 def test_neither_chunks_nor_parts_of_a_batch_change_a_draw(library, chunk):
-    whole = jax.device_get(make_stream(library, SHORT, batch=12, chunk=12, noise=False).batch(KEY, 4))
-    other = jax.device_get(make_stream(library, SHORT, batch=12, chunk=chunk, noise=False).batch(KEY, 4))
-    part = jax.device_get(make_stream(library, SHORT, batch=4, noise=False).batch(KEY, 4, first=8))
+    options = {"noise": False, "cell_variation": 0.1, "intensity_variation": 1.0}
+    whole = jax.device_get(make_stream(library, SHORT, batch=12, chunk=12, **options).batch(KEY, 4))
+    other = jax.device_get(make_stream(library, SHORT, batch=12, chunk=chunk, **options).batch(KEY, 4))
+    part = jax.device_get(make_stream(library, SHORT, batch=4, **options).batch(KEY, 4, first=8))
+    np.testing.assert_allclose(other.cell_strain, whole.cell_strain, atol=1e-6)
+    np.testing.assert_allclose(part.cell_strain, whole.cell_strain[8:], atol=1e-6)
     for name, value in whole.conditions.items():
         np.testing.assert_array_equal(other.conditions[name], value, err_msg=name)
         np.testing.assert_array_equal(part.conditions[name], value[8:], err_msg=name)

@@ -421,6 +421,7 @@ def _check_devices(config: TrainConfig, folder: pathlib.Path, cache: pathlib.Pat
         {"model": "cnn7", "data.preset": "simxrd", "optimizer.learning_rate": "1e-5"},
         {"data.copies": "2"},
         {"model": "powdernet"},
+        {"targets": "lattice", "data.cell_variation": "0.15", "data.intensity_variation": "1"},
     ],
     ids=str,
 )
