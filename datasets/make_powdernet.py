@@ -15,6 +15,7 @@ import sys
 from simxrd_jax.train.checkpoints import FOLDER, Checkpoints
 from simxrd_jax.train.run import CONFIG, read_network
 
+PATHS = "commit_success.txt"  # holds the path of the folder, and is read on cloud storage alone
 TARGET = pathlib.Path(__file__).with_name("powdernet")
 
 
@@ -26,7 +27,7 @@ def main(run: str) -> None:
     checkpoints.close()
     beside = TARGET.with_suffix(".part")
     shutil.rmtree(beside, ignore_errors=True)
-    shutil.copytree(source / FOLDER / str(best), beside / FOLDER / str(best), ignore=shutil.ignore_patterns("moments"))
+    shutil.copytree(source / FOLDER / str(best), beside / FOLDER / str(best), ignore=shutil.ignore_patterns("moments", PATHS))
     shutil.copy(source / CONFIG, beside / CONFIG)
     read_network(beside)  # an InputError where something is missing
     shutil.rmtree(TARGET, ignore_errors=True)

@@ -15,7 +15,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "fresh patterns": {},
     "fresh patterns of varied crystals": POWDERNET_VARIATION,
 }
-STEPS = 1500
+STEPS = 1000
 
 
 def configs(steps: int = STEPS, seeds: tuple[int, ...] = SEEDS) -> dict[str, TrainConfig]:
