@@ -9,7 +9,7 @@ from __future__ import annotations
 from simxrd_jax.train.config import Data, TrainConfig, powdernet_optimizer
 from simxrd_jax.train.losses import Loss
 
-STEPS = 1000
+STEPS = 800
 DATA = Data(split="ool_disjoint", preset="laboratory")
 WAYS: dict[str, tuple[Loss, str]] = {
     "cross_entropy": (Loss(), "uniform"),
