@@ -15,7 +15,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "fresh patterns": {},
     "fresh patterns of varied crystals": POWDERNET_VARIATION,
 }
-STEPS = 1000
+STEPS = 800
 
 
 def configs(steps: int = STEPS, seeds: tuple[int, ...] = SEEDS) -> dict[str, TrainConfig]:
