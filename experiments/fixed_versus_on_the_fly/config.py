@@ -1,6 +1,6 @@
 """python -m experiments.fixed_versus_on_the_fly
 
-Wall time: about 40 minutes on 2 CPU cores. Expected: no difference in crystal systems beyond the spread over seeds.
+Wall time: about 15 minutes on 2 CPU cores. Expected: no difference beyond the spread over seeds.
 """
 
 from __future__ import annotations
