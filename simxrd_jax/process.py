@@ -1,7 +1,7 @@
 """Host zone. How the process of a long command is set up: what it keeps of compiled programs and of memory.
 
 XLA allocates the buffers of a program anew at each call on the CPU. glibc maps every large one into the process and unmaps it
-when it is freed, so that the kernel clears the same pages in each training step, which takes a tenth of the step or more.
+when it is freed, so that the kernel clears the same pages again in each training step.
 """
 
 from __future__ import annotations

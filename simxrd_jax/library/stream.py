@@ -251,8 +251,9 @@ def make_stream(
       position_rms: random displacement of each site along the directions its symmetry allows (mode "atoms"). [A]
       site_biso: greatest random addition to each site's B (mode "atoms"). [A^2]
       cell_variation: greatest share by which each crystal's cell is shortened along a direction, at random as far as its
-        crystal class allows: the pattern is of a crystal that does not exist, of the same space group. Up to a third of it
-        goes into angles. Cells are not lengthened, since the lines that this brings into the window are not listed.
+        crystal class allows: the pattern is of a crystal that does not exist, of the same space group. Angles change by
+        shears of up to a third of it. Axes are not lengthened, and other directions by shears alone, since of the lines
+        that this brings into the window only those within the preset's margins are listed.
       intensity_variation: greatest spread of the logarithm of random factors of |F|^2, one for each reflection (what is
         absent stays absent); a sample's own spread is uniform from 0 to it.
       settings: of the simulator; None is the preset's at training accuracy.

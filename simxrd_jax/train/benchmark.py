@@ -181,8 +181,7 @@ def benchmark_table(results: Mapping[str, Any], split: str, size: Size, publishe
                 rows.append(row + [_mean(cell, score) for score in scores])
         for title, key in CONSTANTS.items():
             if tested:
-                # The same in all runs; the greatest, where some are of an answer that was not the best one.
-                found = [max((m[key][score] for m in tested if score in m.get(key, {})), default=None) for score in scores]
+                found = [next((m[key][score] for m in tested if score in m.get(key, {})), None) for score in scores]
                 rows.append([title, "", "", "", "", *("" if value is None else f"{value:.3f}" for value in found)])
         parts.append(f"**{task.replace('_', ' ').capitalize()}**, {split}\n\n{markdown(rows)}")
     return "\n\n".join(parts)

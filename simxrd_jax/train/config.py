@@ -91,7 +91,7 @@ POWDERNET_VARIATION: dict[str, Any] = {"cell_variation": 0.15, "intensity_variat
 
 
 def powdernet_optimizer(steps: int) -> Optimizer:
-    """What PowderNet learns best by, in a run of so many steps of 16 or 32 patterns."""
+    """What the experiments train PowderNet by, in a run of so many steps of 16 or 32 patterns."""
     return Optimizer(
         name="muon", learning_rate=3e-3, schedule="cosine", warmup_steps=steps // 20, weight_decay=0.05, clip_norm=1.0
     )

@@ -216,7 +216,7 @@ def _read_results(path: pathlib.Path) -> dict[str, Any]:
         if not isinstance(found, dict) or not isinstance(found.get("test"), dict) or "targets" not in found["test"]:
             raise ValueError("it holds no results")
         return found
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); delete it, and the same command makes it again") from error
 
 
