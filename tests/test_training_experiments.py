@@ -63,6 +63,9 @@ def test_a_benchmark_has_each_network_once():
     fair = small["cnn11-varied-space_group-100"]
     assert differences(fair, small["cnn11-corrected-space_group-100"]) == ["data.cell_variation", "data.intensity_variation"]
     assert fair.data == small[f"{OWN}-corrected-all_heads-100"].data
+    real = small[f"{OWN}-real-all_heads-100"]
+    assert differences(real, small[f"{OWN}-corrected-all_heads-100"]) == ["data.cell_variation", "data.intensity_variation"]
+    assert real.data == a.data
 
 
 def test_benchmark_table_says_what_was_not_run():

@@ -79,16 +79,17 @@ class Fit:
     seed: int = 4
 
 
+STEPS = 1200
 TRAINING = TrainConfig(
     model="powdernet",
     targets=("crystal_system", "space_group"),
     batch=32,
-    steps=1200,
+    steps=STEPS,
     validate_every=400,
     checkpoint_every=400,
     validation_patterns=256,
     data=Data(library="datasets/mp_library.simxrd", split="ool_disjoint", preset="laboratory", **POWDERNET_VARIATION),
-    optimizer=powdernet_optimizer(1200),
+    optimizer=powdernet_optimizer(STEPS),
 )
 
 

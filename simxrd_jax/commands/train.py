@@ -129,7 +129,7 @@ def evaluate_runs(
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, library=library))
         run = set_up(config, open_library(config.data.library), content["train_counts"])
         is_known = run.library.meta.fingerprint == content["library"]
-        tested = chosen_structures(run.library, split, part or "test", limit)
+        tested = chosen_structures(run, part or "test", split=split, limit=limit)
         note = _seen_in_training(run.library, split, tested, trained_on if is_known else None)
         made = evaluate_part(members, run, part or "test", split=split, limit=limit, progress=True)
     else:

@@ -39,6 +39,7 @@ from simxrd_jax.errors import InputError
 from simxrd_jax.library.arrays import REFLECTION_BLOCK, ArrayNeeds, LibraryArrays, load_arrays
 from simxrd_jax.library.blocks import PhaseOfSample, Variation, add_phase, block_counts
 from simxrd_jax.library.store import Library
+from simxrd_jax.library.variation import class_keeping_shortening, log_normal_factor
 from simxrd_jax.presets import Distribution, Preset, get_preset, number_of_name, sample, split_key, texture_factor
 from simxrd_jax.types import Array
 
@@ -554,11 +555,8 @@ def _varied_cell(
     lattice = arrays.lattice[structure]
     if not most:
         return lattice, None
-    drawn = jax.random.uniform(_phase_key(key, "cell_variation", phase), (6,), DRAW_DTYPE).astype(lattice.dtype)
-    xx, yy, zz, *shears = *(-most * drawn[:3]), *(most / 3.0 * (2.0 * drawn[3:] - 1.0))
-    yz, xz, xy = shears
-    strain = jnp.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz]).reshape(3, 3)
-    acting = cell.class_keeping_strain(lattice, strain, arrays.rotations[arrays.laue[structure]])
+    rotations = arrays.rotations[arrays.laue[structure]]
+    acting = class_keeping_shortening(lattice, rotations, most, key=_phase_key(key, "cell_variation", phase))
     return lattice + jnp.matmul(lattice, acting, precision=lax.Precision.HIGHEST), acting
 
 
@@ -569,10 +567,7 @@ def _reflection_factor(
     texture = texture_factor(values, place, phase=phase, key=split_key(key)[0])
     if not options.intensity_variation:
         return texture
-    own = _phase_key(key, "intensity_variation", phase)
-    spread = options.intensity_variation * jax.random.uniform(own, (), DRAW_DTYPE)
-    drawn = jax.vmap(lambda p: jax.random.normal(jax.random.fold_in(own, p), (), DRAW_DTYPE))(place)
-    factor = jnp.exp(spread * drawn)
+    factor = log_normal_factor(place, options.intensity_variation, key=_phase_key(key, "intensity_variation", phase))
     return factor if texture is None else texture * factor
 
 

@@ -21,7 +21,6 @@ from tqdm import tqdm
 from simxrd_jax.errors import InputError
 from simxrd_jax.io.measured import read_measured, system_of
 from simxrd_jax.library.extinction_table import EXTINCTION_GROUP
-from simxrd_jax.library.store import Library
 from simxrd_jax.library.stream import Stream
 from simxrd_jax.models.lattice import LATTICE, cell_of_numbers
 from simxrd_jax.presets import get_preset
@@ -57,9 +56,16 @@ def ensemble(members: Sequence[Member], x: Any, targets: tuple[str, ...]) -> dic
     return {t: sum(said[t] for said in every) / len(every) for t in every[0]}
 
 
-def chosen_structures(library: Library, split: str, part: str, limit: int = 0) -> np.ndarray:
-    """Structures of a part in the order in which a limited evaluation takes them, `limit` at most; 0 is all."""
-    structures = np.random.default_rng(SHUFFLE_SEED).permutation(structures_in(library, split, part))
+def chosen_structures(run: Run, part: str, *, split: str = "", limit: int = 0) -> np.ndarray:
+    """Structures of a part of a split, by default the run's own, in the order in which a limited evaluation takes them.
+
+    Raises:
+      InputError: there are none.
+    """
+    split = split or run.config.data.split
+    structures = np.random.default_rng(SHUFFLE_SEED).permutation(structures_in(run.library, split, part))
+    if not structures.size:
+        raise InputError(f"{run.config.data.library}: the part {part} of {split} is empty; take another split or library")
     return structures[:limit] if limit else structures
 
 
@@ -84,9 +90,7 @@ def evaluate_part(
     """
     config = run.config
     split = split or config.data.split
-    structures = chosen_structures(run.library, split, part, limit)
-    if not len(structures):
-        raise InputError(f"{config.data.library}: the part {part} of {split} is empty; take another split or library")
+    structures = chosen_structures(run, part, split=split, limit=limit)
     key = part_key(jax.random.key(EVALUATION_SEED), f"{split} {part}")
     stream = jax.device_put(run.stream.of_real_crystals(), jax.local_devices()[0])
     definitions, networks = zip(*members, strict=True)

@@ -35,11 +35,10 @@ from simxrd_jax.io.xy import write_together
 from simxrd_jax.train.checkpoints import FOLDER as CHECKPOINTS
 from simxrd_jax.train.checkpoints import Checkpoints, Progress
 from simxrd_jax.train.config import TrainConfig, checked, differences, to_dict
-from simxrd_jax.train.evaluation import evaluate_part, report
+from simxrd_jax.train.evaluation import chosen_structures, evaluate_part, report
 from simxrd_jax.train.logs import METRICS, Log, read_lines, surroundings
 from simxrd_jax.train.run import CONFIG, RESULTS, Run, open_library, read_run, set_up
 from simxrd_jax.train.state import Totals, TrainState, abstract, make_step, no_totals, replicated
-from simxrd_jax.train.targets import structures_in
 
 DISPLAY_EVERY = 10  # steps between updates of the progress bar
 
@@ -72,10 +71,7 @@ def train(
     config = checked(config)
     run = set_up(config, open_library(config.data.library))
     for part in ("validation", "test"):
-        if not structures_in(run.library, config.data.split, part).size:
-            raise InputError(
-                f"{config.data.library}: the part {part} of {config.data.split} is empty; take another split or library"
-            )
+        chosen_structures(run, part)  # an InputError now rather than after the training
     say = say if hosts.is_first() else _quiet
     if run.mesh.size < jax.device_count():
         used, there = run.mesh.size, jax.device_count()

@@ -18,7 +18,6 @@ from simxrd_jax.library.build import library_of
 from simxrd_jax.library.store import read_library, write_library
 from simxrd_jax.train import evaluation, state
 from simxrd_jax.train.config import TrainConfig
-from simxrd_jax.train.evaluation import chosen_structures
 from simxrd_jax.train.targets import structures_in
 
 from .conftest import content_of, write_config
@@ -387,9 +386,6 @@ def test_structures_that_were_trained_on_are_told(datasets):
     assert not _seen_in_training(library, "ool_disjoint", unseen, ["ool_disjoint"])
     assert not _seen_in_training(library, "in_library", tested, ["in_library"])  # its name says so
     assert "is not known" in _seen_in_training(library, "ool_disjoint", tested, None)
-    few = chosen_structures(library, "ool_published", "test", 8)
-    assert few.size == 8
-    assert set(few.tolist()) < set(tested.tolist())
 
 
 def test_a_library_that_was_replaced_is_told(simxrd, config, run, datasets, tmp_path):

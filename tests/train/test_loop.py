@@ -24,7 +24,7 @@ from tensorboardX.proto import event_pb2
 
 from simxrd_jax.errors import InputError
 from simxrd_jax.library.store import Library
-from simxrd_jax.train import loop, state
+from simxrd_jax.train import evaluation, loop, state
 from simxrd_jax.train.checkpoints import Checkpoints, Progress
 from simxrd_jax.train.config import TrainConfig, override
 from simxrd_jax.train.logs import read_lines
@@ -491,7 +491,7 @@ def test_a_folder_without_permission(config, tmp_path):
 
 
 def test_a_part_without_structures_is_refused_before_anything_is_trained(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "structures_in", lambda library, split, part: np.arange(0 if part == "test" else 3))
+    monkeypatch.setattr(evaluation, "structures_in", lambda library, split, part: np.arange(0 if part == "test" else 3))
     with pytest.raises(InputError, match="the part test of in_library is empty"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
