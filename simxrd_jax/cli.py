@@ -366,6 +366,7 @@ def evaluate(runs: tuple[str, ...], on: str | None, **given: Any) -> None:
 @cli.command(epilog=PREDICT_EXAMPLES, context_settings=CONTEXT)
 @click.argument("runs", nargs=-1, required=True, metavar="RUN... PATTERN")
 @_option("--wavelength", metavar="NAME|ANGSTROM", help="At which it was measured (default: as the file states, else CuKa).")
+@_option("--scan", type=int, metavar="N", help="Which scan of the file, from 1 (default: all of one range, added up).")
 @_option("--top", "count", type=int, metavar="N", help="How many classes to name (default: 5).")
 def predict(runs: tuple[str, ...], **given: Any) -> None:
     """Name the most probable space groups of a measured pattern.
@@ -392,6 +393,7 @@ def predict(runs: tuple[str, ...], **given: Any) -> None:
 )
 @_option("--wavelength", metavar="NAME|ANGSTROM", help="CuKa, CuKa1, ... or a number (default: what the files state).")
 @_option("--range", "limits", nargs=2, type=float, metavar="LO HI", help="Of 2theta in degrees (default: all points).")
+@_option("--scan", type=int, metavar="N", help="Which scan of a file, from 1 (default: all of one range, added up).")
 @click.option(
     "--exclude", "excluded", nargs=2, type=float, multiple=True, metavar="LO HI", help="A range that does not count."
 )

@@ -16,7 +16,18 @@ METRICS = ("accuracy", "macro_f1")
 def table(results: Mapping[str, Any]) -> str:
     """Each variant after each budget, mean and spread over seeds, beside the constant answers."""
     rows = [
-        ["task", "network", "steps", "seeds", "accuracy", "macro F1", "loss on the test", "lowest loss possible", "minutes"]
+        [
+            "task",
+            "network",
+            "steps",
+            "seeds",
+            "judged at",
+            "accuracy",
+            "macro F1",
+            "loss on the test",
+            "lowest possible",
+            "minutes",
+        ]
     ]
     for task in TASKS:
         title = task.replace("_", " ")
@@ -28,8 +39,9 @@ def table(results: Mapping[str, Any]) -> str:
                 floor = f"{FLOORS[task]:.3f}" if variant == "as_published" else "0"
                 row = [title, f"CNN4 {variant.replace('_', ' ')}", f"{steps:,}", str(len(found))]
                 if not found:
-                    rows.append([*row, *["not run"] * 3, floor, ""])
+                    rows.append([*row, "", *["not run"] * 3, floor, ""])
                     continue
+                row.append(", ".join(f"{result['best_step']:,}" for result in found))
                 made = [result["test"]["targets"][task] for result in found]
                 tested = made[0]
                 cells = [mean_and_spread([metrics[name] for metrics in made]) for name in METRICS]
@@ -37,7 +49,7 @@ def table(results: Mapping[str, Any]) -> str:
                 minutes = sum(result["seconds"] for result in found) / len(found) / 60
                 rows.append([*row, *cells, loss, floor, f"{minutes:.1f}"])
         for name, key in CONSTANTS.items() if tested else ():
-            rows.append([title, name, "", "", *(f"{tested[key][metric]:.3f}" for metric in METRICS), "", "", ""])
+            rows.append([title, name, "", "", "", *(f"{tested[key][metric]:.3f}" for metric in METRICS), "", "", ""])
     return markdown(rows)
 
 

@@ -21,7 +21,8 @@ METRICS = (
     ("space_group", "accuracy", "space group acc."),
     ("space_group", "top_5", "top 5"),
     ("space_group", "macro_f1", "F1"),
-    ("extinction_group", "accuracy", "extinction group acc."),
+    ("space_group", "extinction_group_accuracy", "extinction group acc."),
+    ("extinction_group", "accuracy", "its own head acc."),
     ("extinction_group", "top_5", "top 5"),
 )
 

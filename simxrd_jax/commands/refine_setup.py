@@ -45,6 +45,7 @@ class Options:
       instrument: file, one of `INSTRUMENTS`, or None.
       wavelength: name or number, or None.
       limits: of 2theta, or None. [deg]
+      scan: which one of a file's scans, from 1; None adds up those of one range.
       excluded: ranges of 2theta. [deg]
       free, fixed: patterns of parameters.
       plan: file, one of `PLANS`, or None for the default.
@@ -69,6 +70,7 @@ class Options:
     instrument: str | None = None
     wavelength: str | None = None
     limits: tuple[float, float] | None = None
+    scan: int | None = None
     excluded: tuple[tuple[float, float], ...] = ()
     free: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
@@ -189,7 +191,7 @@ def prepare(
     Raises:
       InputError: a file that cannot be read, no wavelength, an empty range, an unknown parameter or phase.
     """
-    measured = _within(read_pattern(data), options.limits)
+    measured = _within(read_pattern(data, index=options.scan), options.limits)
     preset = INSTRUMENTS.get(options.instrument or "")
     stated = None if options.instrument is None or preset else _instrument_file(options.instrument)
     notes = (*measured.notes, *(stated.notes if stated else ()))

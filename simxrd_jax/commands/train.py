@@ -33,9 +33,10 @@ def parse_settings(given: Sequence[str]) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--set {text}: expected FIELD=VALUE, such as steps=2000")
+        name = name.strip()
         if name in found:
             raise InputError(f"--set: {name} is given twice; give it once")
-        found[name.strip()] = value.strip()
+        found[name] = value.strip()
     return found
 
 
@@ -145,20 +146,23 @@ def _seen_in_training(library: Library, split: str, tested: np.ndarray, trained_
 
     if trained_on is None:
         return "note: structures of another library; whether the networks were trained on some of them is not known"
-    if split == "in_library":
-        return ""
+    if split == "in_library" and set(trained_on) == {split}:
+        return ""  # the name of the split says so
     seen = np.unique(np.concatenate([structures_in(library, s, "train") for s in set(trained_on)]))
     count = int(np.isin(tested, seen).sum())
     return f"note: {count:,} of these {len(tested):,} structures were in the training of the networks" if count else ""
 
 
-def predict_pattern(folders: Sequence[str], pattern: str, *, wavelength: str | None = None, count: int = 5) -> str:
+def predict_pattern(
+    folders: Sequence[str], pattern: str, *, wavelength: str | None = None, scan: int | None = None, count: int = 5
+) -> str:
     """The most probable classes of a measured pattern, as text.
 
     Args:
       folders: of runs, whose networks are averaged in probability.
       pattern: file of a measured pattern, see `io.patterns.read_pattern`.
       wavelength: at which it was measured, a name or a number of A; by default what the file states, else Cu K-alpha.
+      scan: which one of the file's scans, from 1; by default those of one range are added up.
       count: classes named.
 
     Raises:
@@ -174,7 +178,7 @@ def predict_pattern(folders: Sequence[str], pattern: str, *, wavelength: str | N
         raise InputError(f"--top {count}: name at least one class")
     config, content, members, _ = _read_members(folders)
     grid, grid_wavelength = grid_of(config.data.preset)
-    measured = read_pattern(pattern)
+    measured = read_pattern(pattern, index=scan)
     stated = as_radiation(wavelength or measured.radiation or "CuKa")
     patterns, covered = to_grid(
         measured.two_theta, measured.intensity, stated.mean_wavelength, grid, grid_wavelength, names=(pattern,)

@@ -169,7 +169,7 @@ def _chosen(scans: Sequence[Scan], index: int | None, source: str) -> Scan:
     """The scan of an index, or the sum of scans of one range."""
     if index is not None:
         if not 1 <= index <= len(scans):
-            raise InputError(f"{source}: has no scan {index}; choose an index from 1 to {len(scans)}")
+            raise InputError(f"{source}: has no scan {index}; choose one from 1 to {len(scans)}")
         return scans[index - 1]
     if len(scans) == 1:
         return scans[0]
@@ -178,7 +178,8 @@ def _chosen(scans: Sequence[Scan], index: int | None, source: str) -> Scan:
         ranges = ", ".join(f"{s.two_theta[0]:g} to {s.two_theta[-1]:g}" if s.two_theta.size else "none" for s in scans[:6])
         more = ", ..." if len(scans) > 6 else ""
         raise InputError(
-            f"{source}: holds {len(scans)} scans of different ranges ({ranges}{more} deg); choose one by its index"
+            f"{source}: holds {len(scans)} scans of different ranges ({ranges}{more} deg); choose one by its number "
+            f"from 1 with --scan (in Python: index)"
         )
     seconds = [scan.seconds or 0.0 for scan in scans]
     is_timed = min(seconds) > 0

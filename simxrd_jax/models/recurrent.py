@@ -74,8 +74,28 @@ CELLS: dict[str, tuple[Step, int, int]] = {"rnn": (rnn_step, 1, 1), "lstm": (lst
 """Step, number of gates, number of arrays in the state."""
 
 
+class Direction(nnx.Module):
+    """The weights with which a layer reads one way, all from U(+-1/sqrt(hidden)).
+
+    Args:
+      inputs: features of its input.
+      width: of all gates together.
+    """
+
+    def __init__(self, inputs: int, width: int, *, rngs: nnx.Rngs):
+        bound = 1.0 / math.sqrt(HIDDEN)
+        self.input_kernel = nnx.Param(uniform(rngs, (inputs, width), bound))
+        self.input_bias = nnx.Param(uniform(rngs, (width,), bound))
+        self.hidden_kernel = nnx.Param(uniform(rngs, (HIDDEN, width), bound))
+        self.hidden_bias = nnx.Param(uniform(rngs, (width,), bound))
+
+    def project(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch gates"]:
+        """x W + b of all gates."""
+        return x @ self.input_kernel.astype(x.dtype) + self.input_bias.astype(x.dtype)
+
+
 class RecurrentLayer(nnx.Module):
-    """One layer, with all weights from U(+-1/sqrt(hidden)).
+    """One layer.
 
     Args:
       cell: "rnn", "lstm" or "gru".
@@ -84,16 +104,12 @@ class RecurrentLayer(nnx.Module):
     """
 
     def __init__(self, cell: str, inputs: int, directions: int, *, rngs: nnx.Rngs):
-        width, bound = CELLS[cell][1] * HIDDEN, 1.0 / math.sqrt(HIDDEN)
         self.cell = cell
-        self.input_kernel = nnx.Param(uniform(rngs, (directions, inputs, width), bound))
-        self.input_bias = nnx.Param(uniform(rngs, (directions, width), bound))
-        self.hidden_kernel = nnx.Param(uniform(rngs, (directions, HIDDEN, width), bound))
-        self.hidden_bias = nnx.Param(uniform(rngs, (directions, width), bound))
+        self.directions = nnx.List([Direction(inputs, CELLS[cell][1] * HIDDEN, rngs=rngs) for _ in range(directions)])
 
     def __call__(self, x: Float[Array, "point batch inputs"]) -> Float[Array, "point batch outputs"]:
         """Hidden values after every point, the forward ones first."""
-        hidden = self._run(x, self.input_kernel.shape[0])[1]
+        hidden = self._run(x, len(self.directions))[1]
         if hidden.shape[1] == 1:
             return hidden[:, 0]
         return jnp.concatenate([hidden[:, 0], jnp.flip(hidden[:, 1], axis=0)], axis=-1)
@@ -101,19 +117,21 @@ class RecurrentLayer(nnx.Module):
     def last(self, x: Float[Array, "point batch inputs"]) -> Float[Array, "batch outputs"]:
         """What __call__ returns for the last point, where the backward half has seen that point only."""
         forward = self._run(x, 1)[0][0]
-        if self.input_kernel.shape[0] == 1:
+        if len(self.directions) == 1:
             return forward[0]
         step, _, arrays = CELLS[self.cell]
         zero = jnp.zeros((x.shape[1], HIDDEN), x.dtype)
-        projected = self._projected(x[-1], 1)
-        backward = step(projected, jnp.broadcast_to(self.hidden_bias[1].astype(x.dtype), projected.shape), (zero,) * arrays)[0]
+        projected = self.directions[1].project(x[-1])
+        bias = self.directions[1].hidden_bias.astype(x.dtype)
+        backward = step(projected, jnp.broadcast_to(bias, projected.shape), (zero,) * arrays)[0]
         return jnp.concatenate([forward[0], backward], axis=-1)
 
     def _run(self, x: Any, directions: int) -> tuple[State, Any]:
         """The state after the last step [direction, batch, hidden], and h after every step."""
         step, _, arrays = CELLS[self.cell]
-        kernel = self.hidden_kernel[:directions].astype(x.dtype)
-        bias = self.hidden_bias[:directions, None].astype(x.dtype)
+        read = [self.directions[i] for i in range(directions)]
+        kernel = jnp.stack([d.hidden_kernel.astype(x.dtype) for d in read])
+        bias = jnp.stack([d.hidden_bias.astype(x.dtype) for d in read])[:, None]
 
         def advance(state: State, projected: Any) -> tuple[State, Any]:
             # Without the axis of directions, XLA on CPU calls its fast product.
@@ -121,13 +139,9 @@ class RecurrentLayer(nnx.Module):
             state = step(projected, recurrent + bias, state)
             return state, state[0]
 
-        projected = [self._projected(x if i == 0 else jnp.flip(x, axis=0), i) for i in range(directions)]
+        projected = [d.project(x if i == 0 else jnp.flip(x, axis=0)) for i, d in enumerate(read)]
         zero = jnp.zeros((directions, x.shape[1], HIDDEN), x.dtype)
         return lax.scan(advance, (zero,) * arrays, jnp.stack(projected, axis=1))
-
-    def _projected(self, x: Any, direction: int) -> Any:
-        """x W + b of all gates."""
-        return x @ self.input_kernel[direction].astype(x.dtype) + self.input_bias[direction].astype(x.dtype)
 
 
 class RecurrentNetwork(nnx.Module):

@@ -217,12 +217,16 @@ def main(split: str, preset: str, folder: pathlib.Path, published: Published, ar
     parser.add_argument("--steps", type=positive, help="of each run, for a trial: results then stay in the folder of the runs")
     parser.add_argument("--models", nargs="+", default=(), metavar="NAME", help="only these")
     parser.add_argument("--library", help="other structures, for a trial likewise")
-    parser.add_argument("--runs", type=pathlib.Path, help="folder of the runs (default: runs/EXPERIMENT-SIZE)")
+    parser.add_argument(
+        "--runs", type=pathlib.Path, help="folder of the runs (default: runs/EXPERIMENT-SIZE, and what a trial changes)"
+    )
     parser.add_argument("--table", action="store_true", help="only write the table of the runs that are there")
     given = parser.parse_args(arguments)
     size = SIZES[given.size]
     size = dataclasses.replace(size, steps=given.steps or size.steps, library=given.library or size.library)
-    runs = given.runs or pathlib.Path("runs") / f"{folder.name}-{given.size}"
+    # A trial's runs lie apart, since a folder takes no run of another config.
+    trial = (given.steps and f"{given.steps}-steps", given.library and pathlib.Path(given.library).stem)
+    runs = given.runs or pathlib.Path("runs") / "-".join(filter(None, (folder.name, given.size, *trial)))
     is_trial = given.size == "smoke" or given.steps is not None or given.library is not None
     try:
         chosen = {} if given.table else benchmark_configs(split, preset, select(given.models, size))

@@ -167,10 +167,11 @@ def experiment(
     """
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{folder.name}")
     parser.add_argument("--steps", type=positive, help="of each run, for a trial: results then stay in the folder of the runs")
-    parser.add_argument("--runs", type=pathlib.Path, help=f"folder of the runs (default: runs/{folder.name})")
+    parser.add_argument("--runs", type=pathlib.Path, help=f"folder of the runs (default: runs/{folder.name}[-STEPS-steps])")
     parser.add_argument("--table", action="store_true", help="only write the table of the runs that are there")
     given = parser.parse_args(arguments)
-    runs = given.runs or pathlib.Path("runs") / folder.name
+    trial = "" if given.steps is None else f"-{given.steps}-steps"
+    runs = given.runs or pathlib.Path("runs") / f"{folder.name}{trial}"
     results = (folder if given.steps is None else runs) / "results.json"
     finish(
         configs=make_configs(given.steps),
@@ -226,9 +227,9 @@ def finish(
             table = make_table(shown)
         except (KeyError, TypeError) as error:
             raise InputError(f"{results}: lacks {error} of a run; restore the file or delete it") from error
-        print(table)
         if readme is not None:
             write_table(readme, table, place)
+        print(table)
     except InputError as error:
         say(str(error))
         sys.exit(1)

@@ -153,7 +153,7 @@ def test_ras_and_rasx(shared_data: pathlib.Path):
     powder = read_pattern(folder / "rigaku_powder.rasx")
     assert powder.intensity[0] == 170.55354309082
     assert powder.radiation == RADIATIONS["CuKa1"]  # WaveType Ka1, behind Ge(220)x2
-    with pytest.raises(InputError, match=r"2 scans of different ranges \(10 to 11, 20 to 21 deg\); choose one by its index"):
+    with pytest.raises(InputError, match=r"2 scans of different ranges \(10 to 11, 20 to 21 deg\); choose one by its number"):
         read_pattern(folder / "rigaku_multiscan.ras")
     with pytest.raises(InputError, match="holds 3 points"):
         read_pattern(folder / "rigaku_multiscan.ras", index=2)
@@ -359,11 +359,11 @@ def test_several_scans(write: Write):
     assert "2 scans of one range were added up" in total.notes
     np.testing.assert_array_equal(read_pattern(same, index=2).intensity, other)
     for index in (0, 3, -1):
-        with pytest.raises(InputError, match=f"has no scan {index}; choose an index from 1 to 2"):
+        with pytest.raises(InputError, match=f"has no scan {index}; choose one from 1 to 2"):
             read_pattern(same, index=index)
     apart = write("apart.xrdml", xrdml(points(COUNTS), points(other, start=20.0, stop=24.9)))
     with pytest.raises(
-        InputError, match=r"2 scans of different ranges \(10 to 14.9, 20 to 24.9 deg\); choose one by its index"
+        InputError, match=r"2 scans of different ranges \(10 to 14.9, 20 to 24.9 deg\); choose one by its number"
     ):
         read_pattern(apart)
     assert read_pattern(apart, index=2).two_theta[0] == 20

@@ -30,8 +30,8 @@ def _of_torch(model: str, path: list[str], shape: tuple[int, ...]) -> np.ndarray
 
     if leaf in ("input_kernel", "input_bias", "hidden_kernel", "hidden_bias"):
         kind = ("weight" if leaf.endswith("kernel") else "bias") + ("_ih" if leaf.startswith("input") else "_hh")
-        names = [f"rnn.{kind}_l{where[-1]}{end}" for end in ("", "_reverse")[: shape[0]]]
-        return np.stack([draw(name, shape[:0:-1]).T for name in names])
+        layer, direction = int(where[-3]), int(where[-1])  # layers.L.directions.D
+        return draw(f"rnn.{kind}_l{layer}{('', '_reverse')[direction]}", shape[::-1]).T
     if leaf.startswith("embedding_"):
         return draw("embedding.weight", shape[::-1]).T if leaf == "embedding_kernel" else draw("embedding.bias", shape)
     prefix = re.sub(r"^layers\.", "encoder.layers.", ".".join(where)).replace("attention.output", "attention.out_proj")

@@ -185,11 +185,11 @@ def python_loop(cell: str, x: np.ndarray, w, b, u, d) -> np.ndarray:
 def test_recurrent_layer_is_its_equations(cell: str, directions: int):
     layer = RecurrentLayer(cell, 3, directions, rngs=nnx.Rngs(params=0))
     x = numbers(11, 2, 3)
-    given = (layer.input_kernel, layer.input_bias, layer.hidden_kernel, layer.hidden_bias)
-    weights = [np.asarray(v[...], np.float64) for v in given]
-    reference = python_loop(cell, x, *(w[0] for w in weights))
+    names = ("input_kernel", "input_bias", "hidden_kernel", "hidden_bias")
+    weights = [[np.asarray(getattr(d, name)[...], np.float64) for name in names] for d in layer.directions]
+    reference = python_loop(cell, x, *weights[0])
     if directions == 2:
-        backward = python_loop(cell, x[::-1], *(w[1] for w in weights))[::-1]
+        backward = python_loop(cell, x[::-1], *weights[1])[::-1]
         reference = np.concatenate([reference, backward], axis=-1)
     np.testing.assert_allclose(layer(x), reference, atol=1e-6)
     np.testing.assert_allclose(layer.last(x), reference[-1], atol=1e-6)

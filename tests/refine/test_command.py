@@ -226,6 +226,7 @@ def test_plans_and_instruments_have_names(simxrd, measured, silicon):
     ("arguments", "words"),
     [
         (("--range", "80", "90"), "the pattern runs from 25 to 60 deg; take a part of it"),
+        (("--scan", "2"), "has no scan 2; choose one from 1 to 1"),
         (("--free", "phases.Se.*"), r"no parameter matches 'phases.Se.*'"),
         (("--set", "phases.Si.cell.b=5"), "there is no parameter 'phases.Si.cell.b'; did you mean"),
         (("--set", "phases.Si.grain_size=-1"), "must be above 0"),

@@ -96,6 +96,7 @@ def test_list_prints_every_field_and_trains_nothing(simxrd, config, tmp_path):
         (("config.py", "--set", "optimizer.learningrate=1"), "did you mean optimizer.learning_rate?"),
         (("config.py", "--set", "steps"), "expected FIELD=VALUE"),
         (("config.py", "--set", "steps=1", "--set", "steps=2"), "given twice"),
+        (("config.py", "--set", "steps=1", "--set", "steps =2"), "steps is given twice"),
         (("config.py", "--set", "model=cnn55"), "did you mean"),
         (("config.py", "--set", "data.library=none.simxrd"), "none.simxrd"),
         (("config.py", "--set", "steps=5", "-o", "run"), "run holds a run with another steps"),
@@ -354,6 +355,12 @@ def test_a_damaged_checkpoint_leaves_no_traceback_in_the_terminal(run, pattern):
         assert done.stderr.count("\n") == 1, done.stderr
 
 
+def test_one_scan_of_several(simxrd, run, pattern, tmp_path):
+    """Text has one scan, so another one is not there."""
+    assert simxrd("predict", run, pattern, "--scan", "1").out == simxrd("predict", run, pattern).out
+    _refused(simxrd("predict", run, pattern, "--scan", "2"), pattern, "has no scan 2; choose one from 1 to 1")
+
+
 def test_runs_that_do_not_go_together(simxrd, trained, run, pattern):
     names = json.loads((run / "config.json").read_text())["classes"]["crystal_system"]
     _edit(run, classes={"crystal_system": names[::-1]})
@@ -385,6 +392,9 @@ def test_structures_that_were_trained_on_are_told(datasets):
     assert told == f"note: {both} of these {len(tested)} structures were in the training of the networks"
     assert not _seen_in_training(library, "ool_disjoint", unseen, ["ool_disjoint"])
     assert not _seen_in_training(library, "in_library", tested, ["in_library"])  # its name says so
+    everything = structures_in(library, "in_library", "test")
+    told = _seen_in_training(library, "in_library", everything, ["ool_disjoint"])
+    assert told.startswith(f"note: {len(trained):,} of these {len(library):,} structures")
     assert "is not known" in _seen_in_training(library, "ool_disjoint", tested, None)
 
 

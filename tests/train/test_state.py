@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from simxrd_jax.errors import InputError
 from simxrd_jax.library.store import Library
+from simxrd_jax.models.registry import MODELS, create_model
 from simxrd_jax.train import state as state_module
 from simxrd_jax.train.config import Optimizer, TrainConfig, override
 from simxrd_jax.train.run import Run, set_up
@@ -112,6 +114,17 @@ def test_muon_leaves_vectors_and_large_matrices_to_adamw():
     gradients = _gradients(2, start)
     muon, adamw = (_moved(Optimizer(name, 0.01, weight_decay=0.5), gradients, start=start) for name in ("muon", "adamw"))
     assert {name for name in start if np.array_equal(muon[name], adamw[name])} == {"bias", "large"}
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_biases_of_networks_are_vectors_and_kernels_are_not(name):
+    """What decays, and what Muon orthogonalises, is told by the number of axes."""
+    for variant in MODELS[name].variants:
+        model = nnx.eval_shape(lambda v=variant: create_model(name, num_classes=7, variant=v, rngs=nnx.Rngs(0)))
+        for path, value in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(model, nnx.Param))):
+            is_kernel = path[-1].key.endswith("kernel")
+            assert is_kernel or path[-1].key.endswith(("bias", "scale")), path
+            assert (value.ndim > 1) == is_kernel, path
 
 
 def test_clipping_scales_the_whole_gradient():

@@ -197,6 +197,21 @@ def test_the_table_of_a_benchmark():
     assert rows["PowderNet"][:4] == ["", "", "", ""]
 
 
+def test_trials_are_made_in_folders_of_their_own(monkeypatch, tmp_path):
+    """A run takes no folder of another config: a trial in that of the experiment would bar it."""
+    asked: list[pathlib.Path] = []
+    for module in (suite, benchmark):
+        monkeypatch.setattr(module, "finish", lambda **given: asked.append(given["runs"]))
+    nothing = lambda *_: {}  # noqa: E731
+    for arguments in ([], ["--steps", "3"]):
+        suite.experiment(tmp_path / "some", nothing, str, arguments)
+    trials = ([], ["--steps", "3"], ["--library", "of/mine.simxrd"], ["--steps", "3", "--library", "mine.simxrd"])
+    for arguments in trials:
+        benchmark.main("ool_disjoint", "simxrd", tmp_path / "some", nothing, ["--size", "cpu", "--table", *arguments])
+    names = "some some-3-steps some-cpu some-cpu-3-steps some-cpu-mine some-cpu-3-steps-mine"
+    assert asked == [pathlib.Path("runs") / name for name in names.split()]
+
+
 def test_results_of_another_config_are_not_shown(made, tmp_path):
     results, said = tmp_path / "results.json", []
     run_all({"a": CONFIGS["a"], "d": CONFIGS["d"]}, tmp_path / "runs", results, say=said.append)
