@@ -11,6 +11,7 @@ import pytest
 from experiments.demo import fit, pictures
 from experiments.demo.config import CONFIG
 from experiments.demo.main import main
+from simxrd_jax.train.config import powdernet_optimizer
 
 SMALL_FIT = dataclasses.replace(CONFIG.fit, two_theta=(24.0, 70.0, 0.04))
 
@@ -44,7 +45,8 @@ def test_symbols_are_set_as_printed():
 @pytest.mark.slow
 def test_demo_writes_its_figures_and_says_where(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
     library = dataclasses.replace(CONFIG.library, batch=16, batches=2, shown=4)
-    training = dataclasses.replace(CONFIG.training, steps=4, validate_every=2, log_every=2, validation_patterns=8)
+    few = {"steps": 4, "validate_every": 2, "log_every": 2, "validation_patterns": 8, "optimizer": powdernet_optimizer(4)}
+    training = dataclasses.replace(CONFIG.training, **few)
     small = {"library": library, "fit": SMALL_FIT, "training": training, "references": CONFIG.references[:1]}
     config = dataclasses.replace(CONFIG, **small)
     main(["--output", str(tmp_path / "figures")], config)
