@@ -1,14 +1,15 @@
 """Device zone. The Transformer, iTransformer and PatchTST.
 
 All three have two encoder layers with the normalisation after each half. The attention of the corrected Transformer has
-3,501^2 scores a sample, head and layer: 49 MB in float32, 6.3 GB for a batch of 128. It therefore runs over 9 chunks of 389
-queries, and neither a chunk's scores nor the 2,048 features of every point are kept for the backward pass, which computes
-them again.
+3,501^2 scores a sample, head and layer: 49 MB in float32, 6.3 GB for a batch of 128; the 2,048 features of every point are
+29 MB, 3.7 GB. Both therefore run over 9 chunks of 389 points, and nothing of a chunk is kept for the backward pass, which
+computes it again.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,11 +36,20 @@ from simxrd_jax.models.layers import (
 
 LAYERS = 2
 DROPOUT = 0.1
-QUERY_CHUNK = 389  # 3,501 = 9 x 389; 0.7 GB of scores for a batch of 128
+CHUNK = 389  # 3,501 = 9 x 389; 0.7 GB of scores for a batch of 128
 MODEL_LENGTH = 8192  # points that iTransformer and PatchTST take
 FEATURES = 128  # of their tokens
 WINDOWS = 32  # tokens of the corrected iTransformer, 256 points each
 PATCH = 64  # points of a PatchTST token
+
+
+def _in_chunks(function: Callable[[Any, Any], Any], x: Any, size: int | None) -> Any:
+    """function(tokens [batch, size, ...], number of the chunk) of all tokens, one chunk at a time; None is all at once."""
+    if size is None:
+        return function(x, 0)
+    chunks = jnp.moveaxis(x.reshape(x.shape[0], -1, size, *x.shape[2:]), 1, 0)
+    made = lax.map(lambda c: jax.checkpoint(function)(*c), (chunks, jnp.arange(chunks.shape[0])))
+    return jnp.moveaxis(made, 0, 1).reshape(x.shape)
 
 
 class Attention(nnx.Module):
@@ -50,12 +60,12 @@ class Attention(nnx.Module):
       heads: that share them.
       joint_xavier: start from one Xavier draw for queries, keys and values together and from zero biases (torch's attention
         module) instead of four ordinary linear layers.
-      query_chunk: queries attended at a time, a divisor of the number of tokens; None is all.
+      chunk: queries attended at a time, a divisor of the number of tokens; None is all.
 
     Reference: A. Vaswani et al., NeurIPS 2017, section 3.2.
     """
 
-    def __init__(self, features: int, heads: int, *, joint_xavier: bool, query_chunk: int | None, rngs: nnx.Rngs):
+    def __init__(self, features: int, heads: int, *, joint_xavier: bool, chunk: int | None, rngs: nnx.Rngs):
         kernel_bound = xavier_bound(features, 3 * features) if joint_xavier else None
         bias_bound = 0.0 if joint_xavier else None
         self.query = Linear(features, features, kernel_bound=kernel_bound, bias_bound=bias_bound, rngs=rngs)
@@ -63,26 +73,20 @@ class Attention(nnx.Module):
         self.value = Linear(features, features, kernel_bound=kernel_bound, bias_bound=bias_bound, rngs=rngs)
         self.output = Linear(features, features, bias_bound=bias_bound, rngs=rngs)
         self.heads = heads
-        self.query_chunk = query_chunk
+        self.chunk = chunk
 
     def __call__(self, x: Float[Array, "batch token feature"], key: DropoutKey) -> Float[Array, "batch token feature"]:
         batch, tokens, features = x.shape
         split = (batch, tokens, self.heads, features // self.heads)
         query, keys, values = (layer(x).reshape(split) for layer in (self.query, self.key, self.value))
 
-        def attend(some: Any, chunk: Any) -> Any:
+        def attend(some: Any, number: Any) -> Any:
             scores = jnp.einsum("bqhf,bkhf->bhqk", some, keys) / math.sqrt(split[-1])
             weights = jax.nn.softmax(wide_float(scores), axis=-1).astype(x.dtype)
-            own = None if key is None else jax.random.fold_in(key, chunk)
+            own = None if key is None else jax.random.fold_in(key, number)
             return jnp.einsum("bhqk,bkhf->bqhf", dropout(weights, DROPOUT, own, 0), values)
 
-        if self.query_chunk is None:
-            attended = attend(query, 0)
-        else:
-            chunks = jnp.moveaxis(query.reshape(batch, -1, self.query_chunk, *split[2:]), 1, 0)
-            numbers = jnp.arange(chunks.shape[0])
-            attended = jnp.moveaxis(lax.map(lambda c: jax.checkpoint(attend)(*c), (chunks, numbers)), 0, 1)
-        return self.output(attended.reshape(x.shape))
+        return self.output(_in_chunks(attend, query, self.chunk).reshape(x.shape))
 
 
 class EncoderLayer(nnx.Module):
@@ -93,7 +97,7 @@ class EncoderLayer(nnx.Module):
       heads: of the attention.
       hidden: width of the two-layer network.
       activation: "relu" or "gelu".
-      joint_xavier, query_chunk: see Attention; with chunks, the two-layer network too is computed again in the backward pass.
+      joint_xavier, chunk: see Attention; the two-layer network runs over the same chunks.
     """
 
     def __init__(
@@ -104,27 +108,28 @@ class EncoderLayer(nnx.Module):
         *,
         activation: str,
         joint_xavier: bool = False,
-        query_chunk: int | None = None,
+        chunk: int | None = None,
         rngs: nnx.Rngs,
     ):
-        self.attention = Attention(features, heads, joint_xavier=joint_xavier, query_chunk=query_chunk, rngs=rngs)
+        self.attention = Attention(features, heads, joint_xavier=joint_xavier, chunk=chunk, rngs=rngs)
         self.norm1 = LayerNorm(features)
         self.fc1 = Linear(features, hidden, rngs=rngs)
         self.fc2 = Linear(hidden, features, rngs=rngs)
         self.norm2 = LayerNorm(features)
         self.activation = activation
-        self.query_chunk = query_chunk
+        self.chunk = chunk
 
     def __call__(self, x: Float[Array, "batch token feature"], key: DropoutKey) -> Float[Array, "batch token feature"]:
         activation = {"relu": jax.nn.relu, "gelu": gelu}[self.activation]
         attention_key = None if key is None else jax.random.fold_in(key, 3)
         y = self.norm1(x + dropout(self.attention(x, attention_key), DROPOUT, key, 0))
 
-        def feed_forward(y: Any) -> Any:
-            hidden = dropout(activation(self.fc1(y)), DROPOUT, key, 1)
-            return dropout(self.fc2(hidden), DROPOUT, key, 2)
+        def feed_forward(some: Any, number: Any) -> Any:
+            own = key if key is None or self.chunk is None else jax.random.fold_in(jax.random.fold_in(key, 4), number)
+            hidden = dropout(activation(self.fc1(some)), DROPOUT, own, 1)
+            return dropout(self.fc2(hidden), DROPOUT, own, 2)
 
-        return self.norm2(y + (feed_forward if self.query_chunk is None else jax.checkpoint(feed_forward))(y))
+        return self.norm2(y + _in_chunks(feed_forward, y, self.chunk))
 
 
 def _layer_key(key: DropoutKey, layer: int) -> DropoutKey:
@@ -148,12 +153,9 @@ class Transformer(nnx.Module):
     def __init__(self, num_classes: int, *, variant: str, rngs: nnx.Rngs):
         self.is_corrected = variant == "corrected"
         self.embedding = Linear(1, 32, rngs=rngs)
-        chunk = QUERY_CHUNK if self.is_corrected else None
+        chunk = CHUNK if self.is_corrected else None
         self.layers = nnx.List(
-            [
-                EncoderLayer(32, 1, 2048, activation="relu", joint_xavier=True, query_chunk=chunk, rngs=rngs)
-                for _ in range(LAYERS)
-            ]
+            [EncoderLayer(32, 1, 2048, activation="relu", joint_xavier=True, chunk=chunk, rngs=rngs) for _ in range(LAYERS)]
         )
         self.fc = Linear(32, num_classes, rngs=rngs)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from scipy.stats import norm
 
 from simxrd_jax.errors import InputError
 from simxrd_jax.models import layers
-from simxrd_jax.models.attention import Attention
+from simxrd_jax.models.attention import Attention, EncoderLayer
 from simxrd_jax.models.recurrent import CELLS, HIDDEN, RecurrentLayer
 
 KEY = jax.random.key(0)
@@ -93,7 +95,7 @@ def test_xavier_bounds():
         layers.Convolution(16, 32, 3, kernel_bound=layers.xavier_bound(16, 32, 3), rngs=nnx.Rngs(params=0)).kernel
     )
     assert 0.99 * math.sqrt(6 / 144) < np.abs(weights).max() <= math.sqrt(6 / 144)
-    attention = Attention(32, 1, joint_xavier=True, query_chunk=None, rngs=nnx.Rngs(params=0))
+    attention = Attention(32, 1, joint_xavier=True, chunk=None, rngs=nnx.Rngs(params=0))
     assert 0.98 * math.sqrt(6 / 128) < np.abs(attention.query.kernel[...]).max() <= math.sqrt(6 / 128)
     assert attention.query.bias is not None
     assert not np.any(attention.query.bias[...])
@@ -141,8 +143,11 @@ def test_dropout_keeps_the_mean_and_separates_sites():
     assert abs(((first > 0) & (second > 0)).mean() - 0.09) < 5 * deviation
 
 
-def test_attention_over_chunks_of_queries_is_attention():
-    whole, chunked = (Attention(8, 2, joint_xavier=False, query_chunk=c, rngs=nnx.Rngs(params=0)) for c in (None, 5))
+@pytest.mark.parametrize(
+    "make", [partial(Attention, 8, 2, joint_xavier=False), partial(EncoderLayer, 8, 2, 32, activation="relu")]
+)
+def test_chunks_of_points_are_all_of_them(make: Any):
+    whole, chunked = (make(chunk=c, rngs=nnx.Rngs(params=0)) for c in (None, 5))
     x = jnp.asarray(numbers(2, 15, 8))
 
     def loss(x, layer):
