@@ -1,7 +1,7 @@
 """python -m experiments.benchmark_out_of_library --size cpu
 
-Wall time: smoke (three steps of each network) about 20 min on 2 CPU cores, cpu about 3 h, full days on one accelerator.
-Expected: corrected networks above their published variants wherever the published one had a softmax too many.
+Wall time: smoke (three steps of each network) about half an hour on 2 CPU cores, cpu 2 to 3 h, full days on one accelerator.
+Expected: corrected networks above their published variants where those had a softmax too many, in space groups all of them.
 """
 
 from __future__ import annotations

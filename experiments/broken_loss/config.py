@@ -1,6 +1,6 @@
 """python -m experiments.broken_loss      or one: simxrd train experiments/broken_loss/config.py:corrected-space_group-500-100
 
-Wall time: about 20 minutes on 2 CPU cores for 500 steps, 20 more for 4,000. Expected: after 500 steps CNN4 corrected tells
+Wall time: about 10 minutes on 2 CPU cores for 500 steps, 35 more for 4,000. Expected: after 500 steps CNN4 corrected tells
 classes apart and the published variant hardly; in 4,000 steps the corrected one learns its 1,433 training structures by
 heart, which the published loss hinders.
 """

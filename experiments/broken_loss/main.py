@@ -11,24 +11,12 @@ from simxrd_jax.train.benchmark import CONSTANTS
 from simxrd_jax.train.suite import experiment, markdown, mean_and_spread
 
 METRICS = ("accuracy", "macro_f1")
+HEAD: str = "task, network, steps, seeds, judged at, accuracy, macro F1, loss on the test, lowest possible, minutes"
 
 
 def table(results: Mapping[str, Any]) -> str:
     """Each variant after each budget, mean and spread over seeds, beside the constant answers."""
-    rows = [
-        [
-            "task",
-            "network",
-            "steps",
-            "seeds",
-            "judged at",
-            "accuracy",
-            "macro F1",
-            "loss on the test",
-            "lowest possible",
-            "minutes",
-        ]
-    ]
+    rows = [HEAD.split(", ")]
     for task in TASKS:
         title = task.replace("_", " ")
         tested: Mapping[str, Any] = {}

@@ -1,6 +1,6 @@
 """python -m experiments.imbalance        or one of them: simxrd train experiments/imbalance/config.py:focal
 
-Wall time: about 10 minutes on 2 CPU cores. Expected: focal loss has the highest accuracy, balanced sampling the highest macro
+Wall time: 10 to 20 minutes on 2 CPU cores. Expected: focal loss has the highest accuracy, balanced sampling the highest macro
 F1 at a third of it; the rarest space groups are hardly named.
 """
 

@@ -5,7 +5,7 @@ Needs two libraries, made once (about 5 minutes each):
     simxrd library build mp_like_28k.npz -o materials_project.simxrd
     simxrd library build mp_like_28k.npz amcsd_ordered.npz -o materials_project_minerals.simxrd
 
-Wall time: about 10 minutes on 2 CPU cores. Expected: minerals in the library help little on the RRUFF patterns, which are of
+Wall time: about 15 minutes on 2 CPU cores. Expected: minerals in the library help little on the RRUFF patterns, which are of
 minerals.
 """
 

@@ -104,10 +104,17 @@ def benchmark_configs(split: str, preset: str, size: Size) -> dict[str, TrainCon
                     )
                     configs[run_name(model, variant, task, seed)] = own_recipe(config) if model == OWN else config
                     if model in size.ablated and variant == "corrected":
-                        other = dataclasses.replace(own_recipe(config), data=config.data)
-                        ablation = (REAL, other) if model == OWN else (VARIED, on_varied_crystals(config))
-                        configs[run_name(model, ablation[0], task, seed)] = ablation[1]
+                        if model == OWN:
+                            other = dataclasses.replace(own_recipe(config), data=config.data)
+                        else:
+                            other = on_varied_crystals(config)
+                        configs[run_name(model, _other_crystals(model), task, seed)] = other
     return configs
+
+
+def _other_crystals(model: str) -> str:
+    """Those that a network is not trained on, unless to tell what they are worth."""
+    return REAL if model == OWN else VARIED
 
 
 def own_recipe(config: TrainConfig) -> TrainConfig:
@@ -181,7 +188,7 @@ def benchmark_table(results: Mapping[str, Any], split: str, size: Size, publishe
             for cell in found.values():
                 tested += cell[:1]
             if model in size.ablated:
-                crystals = REAL if model == OWN else VARIED
+                crystals = _other_crystals(model)
                 cell = _of_cell(results, model, crystals, task, size.seeds)
                 row = [f"{MODELS[model].title}, {crystals} crystals", "", "", "", ""]
                 rows.append(row + [_mean(cell, score) for score in scores])

@@ -355,7 +355,7 @@ def test_a_damaged_checkpoint_leaves_no_traceback_in_the_terminal(run, pattern):
         assert done.stderr.count("\n") == 1, done.stderr
 
 
-def test_one_scan_of_several(simxrd, run, pattern, tmp_path):
+def test_one_scan_of_several(simxrd, run, pattern):
     """Text has one scan, so another one is not there."""
     assert simxrd("predict", run, pattern, "--scan", "1").out == simxrd("predict", run, pattern).out
     _refused(simxrd("predict", run, pattern, "--scan", "2"), pattern, "has no scan 2; choose one from 1 to 1")
